@@ -1,0 +1,55 @@
+# `make help` lists the targets. Both `book` and `test` install what they need into .venv first.
+SHELL := /bin/bash
+.SHELLFLAGS := -eo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+PROFILE ?= quick
+BIN := .venv/bin
+
+# Tests run on phantoms, whatever data sets the user has, with a store of their own; the book build at the end finds there
+# what the chapters trained under nbval. One thread for each of two workers, where a profile doesn't say otherwise.
+TESTED := build/test
+TEST_ENV := env -u PRR_ACDC -u PRR_T1 -u PRR_RVSC \
+	PRR_STORE="$(CURDIR)/$(TESTED)/store" OMP_NUM_THREADS=1
+
+.PHONY: help book test lint clean distclean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@echo
+	@echo 'make book PROFILE=smoke|quick|paper  CHAPTERS="03 04"  DRY_RUN=1  DEVICE=auto|cpu|cuda|mps  SET="name=value ..."'
+	@echo 'PYTHON=python3.12 names the interpreter that makes .venv'
+
+book: .venv/.book ## execute the chapters and build the book at build/<profile>/html/index.html
+	$(BIN)/python -m prr book --profile "$(PROFILE)" $(CHAPTERS:%=--chapters %) $(if $(DEVICE),--device "$(DEVICE)") \
+		$(SET:%=--set "%") $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
+
+test: .venv/.tests lint ## everything: lint, unit tests, every chapter under nbval, a book build with -W
+	rm -rf $(TESTED)
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2
+	$(TEST_ENV) $(BIN)/python -m prr book --profile smoke --prepare $(TESTED)/nbval
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env $(TESTED)/nbval
+	$(TEST_ENV) $(BIN)/python -m prr book --profile smoke --out $(TESTED)/book
+
+lint: .venv/.tests ## ruff, over modules and notebooks
+	$(BIN)/python -m ruff check .
+
+clean: ## remove the built books; the store keeps its networks (`python -m prr store` cleans that)
+	if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name store -exec rm -rf {} +; fi
+	rm -rf .pytest_cache .ruff_cache .hypothesis pr_rmse.egg-info
+	find prr tests book -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv and the store too
+	rm -rf build .venv
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "expected Python 3.11 or newer, found: $$($(PYTHON) --version 2>&1); name one with PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+
+# A stamp each: what was installed is as new as the two files that say what to install.
+.venv/.book .venv/.tests: .venv/.%: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[$*]'
+	touch $@ .venv/.book
