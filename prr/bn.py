@@ -1,0 +1,147 @@
+"""What replacing one of batch norm's four vectors does to the feature map: a shift, or a change of scale.
+
+At inference y = RW (x - RM) / sqrt(RV + eps) + RB, channel by channel. With one vector replaced (marked '):
+
+    RM -> RM'   y moves by      RW (RM - RM') / sqrt(RV + eps)
+    RB -> RB'   y moves by      RB' - RB
+    RV -> RV'   y - RB times    sqrt((RV + eps) / (RV' + eps))
+    RW -> RW'   y - RB times    RW' / RW
+    B  -> B'    y moves by      RW (B' - B) / sqrt(RV + eps), where a convolution with a bias comes before
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from prr.layers import FAMILIES, check_kinds, comparable, replaced, tensor
+
+# A channel whose |RW| is below this share of the layer's largest is switched off in the target: RW'/RW says nothing
+# about it, so it is left out of MRW and counted in `excluded`.
+SWITCHED_OFF = 1e-3
+
+
+def shift_scale(target: nn.Module, source: nn.Module) -> pd.DataFrame:
+    """Shift and scale of the output of every batch norm if one of its vectors came from the source.
+
+    Args:
+        target: network whose batch norms are looked at; all of them with RM, RV, RW and RB.
+        source: same layers and shapes.
+
+    Returns:
+        DataFrame, one row per batch norm:
+        layer, name;
+        MRM, MRB, MB: mean over channels of the absolute shift, in units of the layer's output;
+        MRV, MRW: mean over channels of the factor (1 changes nothing);
+        MRM_signed, MRB_signed, MB_signed: the signed means, the literal reading of the paper's words;
+        MRV_log, MRW_log: mean of |log |factor||, where signs or reciprocals would cancel in the mean;
+        rms_RM, rms_RV, rms_RW, rms_RB, rms_B: the one common scale: RMS change of the output for standardised input,
+        divided by rms(RW); no division by a single RW;
+        excluded: channels left out of MRW and MRW_log because RW is near 0 in the target.
+        MB and its like are NaN where no convolution with a bias stands directly before the batch norm.
+
+    Raises:
+        NetworkError: networks that do not match, NaN or infinite values.
+
+    Source: Wang et al. 2020, arXiv:2008.03411, "Analysis of the reuse of BN layer"; Ioffe and Szegedy 2015,
+    arXiv:1502.03167. The paper's formulas are lost in its text; these follow from its definitions.
+    """
+    table = comparable(target, source)
+    bias_before = biased_convolutions(target)
+    batch_norms = table[table["kind"] == "RM"]
+    rows = []
+    for layer, name in batch_norms[["layer", "name"]].itertuples(index=False):
+        old, new = ({kind: array(model, kind, name) for kind in ("RM", "RV", "RW", "RB")} for model in (target, source))
+        epsilon = target.get_submodule(name).eps
+        conv = bias_before.get(name)
+        bias = array(source, "B", conv) - array(target, "B", conv) if conv else np.full_like(old["RW"], np.nan)
+        rows.append({"layer": layer, "name": name, **changes(old, new, bias, epsilon)})
+    return pd.DataFrame(rows)
+
+
+def changes(old: dict[str, np.ndarray], new: dict[str, np.ndarray], bias: np.ndarray, epsilon: float) -> dict:
+    """The numbers of one batch norm, see `shift_scale`; vectors are (channels,), `bias` is B' - B."""
+    gain = old["RW"] / np.sqrt(old["RV"] + epsilon)
+    shift = {"RM": gain * (old["RM"] - new["RM"]), "RB": new["RB"] - old["RB"], "B": gain * bias}
+    contrast = np.sqrt((old["RV"] + epsilon) / (new["RV"] + epsilon))
+    on = np.abs(old["RW"]) > SWITCHED_OFF * np.abs(old["RW"]).max()
+    weight = new["RW"][on] / old["RW"][on]
+    # a standardised channel has RMS 1, so scaling it changes the output by |RW (factor - 1)|
+    moved = shift | {"RV": old["RW"] * (contrast - 1), "RW": new["RW"] - old["RW"]}
+    scale = np.sqrt(np.mean(old["RW"] ** 2))
+    return {
+        **{f"M{kind}": np.abs(shift[kind]).mean() for kind in ("RM", "RB", "B")},
+        "MRV": contrast.mean(),
+        "MRW": weight.mean(),
+        **{f"M{kind}_signed": shift[kind].mean() for kind in ("RM", "RB", "B")},
+        "MRV_log": np.abs(np.log(contrast)).mean(),
+        "MRW_log": np.abs(np.log(np.maximum(np.abs(weight), SWITCHED_OFF))).mean(),
+        **{f"rms_{kind}": np.sqrt(np.mean(moved[kind] ** 2)) / scale for kind in ("RM", "RV", "RW", "RB", "B")},
+        "excluded": int((~on).sum()),
+    }
+
+
+def biased_convolutions(model: nn.Module) -> dict[str, str]:
+    """Batch norm name -> name of the convolution registered directly before it, if that one has a bias."""
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, FAMILIES)]
+    return {
+        name: before
+        for (before, conv), (name, norm) in itertools.pairwise(layers)
+        if isinstance(norm, FAMILIES[1]) and isinstance(conv, FAMILIES[0])
+        and conv.bias is not None and conv.out_channels == norm.num_features
+    }  # fmt: skip
+
+
+def array(model: nn.Module, kind: str, name: str) -> np.ndarray:
+    """One tensor as float64 NumPy array."""
+    return tensor(model, kind, name).detach().cpu().double().numpy()
+
+
+def responses(
+    target: nn.Module,
+    source: nn.Module,
+    name: str,
+    images: Tensor,
+    kinds: Sequence[str] = ("RM", "RV", "RW", "RB", "B"),
+) -> dict[str, np.ndarray]:
+    """Output of one batch norm of the target on real images, before and after each replacement.
+
+    Args:
+        target: network that receives; not changed.
+        source: network that gives.
+        name: the batch norm's module name.
+        images: one batch as the network takes it, on its device.
+        kinds: what to replace; B is the bias of the convolution directly before, left out where there is none.
+
+    Returns:
+        {"target": (n, channels, h, w), kind: the same, ...}.
+
+    Raises:
+        OptionError: an unknown kind.
+        NetworkError: no batch norm of that name, networks that do not match.
+    """
+    check_kinds(kinds)
+    comparable(target, source)
+    tensor(target, "RM", name)  # refuses a name that is no batch norm
+    conv = biased_convolutions(target).get(name)
+    owners = {kind: conv if kind == "B" else name for kind in kinds}
+    variants = {"target": target} | {
+        kind: replaced(target, source, kind, owner) for kind, owner in owners.items() if owner is not None
+    }
+    return {kind: output_of(model, name, images) for kind, model in variants.items()}
+
+
+def output_of(model: nn.Module, name: str, images: Tensor) -> np.ndarray:
+    """What the module called `name` gives when a copy of the network in eval mode sees the images."""
+    probe = copy.deepcopy(model).eval()
+    seen = []
+    probe.get_submodule(name).register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with torch.inference_mode():
+        probe(images)
+    return seen[0].cpu().numpy()

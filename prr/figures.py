@@ -1,0 +1,281 @@
+"""Tidy tables in, matplotlib figures out; colours, markers and the provenance note are decided here."""
+
+from __future__ import annotations
+
+import base64
+import html
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
+from matplotlib.ticker import MaxNLocator
+
+from prr.reuse import Data
+from prr.verdict import NOT_REUSABLE, REUSABLE, UNDECIDED, layer_verdicts
+
+_PALETTE = sns.color_palette("colorblind").as_hex()
+KIND_COLOUR = dict(zip(["W", "B", "RM", "RV", "RW", "RB"], [_PALETTE[i] for i in (0, 1, 2, 4, 3, 5)], strict=True))
+# a verdict is told by shape and colour both
+VERDICT_STYLE = {REUSABLE: ("o", _PALETTE[2]), UNDECIDED: ("s", _PALETTE[7]), NOT_REUSABLE: ("X", _PALETTE[3])}
+LABEL_COLOUR = {1: _PALETTE[9], 2: _PALETTE[1], 3: _PALETTE[3]}
+LABEL_NAME = {1: "RV cavity", 2: "myocardium", 3: "LV cavity"}
+LONG_NAME = {
+    "W": "kernel W",
+    "B": "bias B",
+    "RM": "running mean RM",
+    "RV": "running variance RV",
+    "RW": "weight RW",
+    "RB": "bias RB",
+}
+
+
+def reuse(sweep: pd.DataFrame, *, tolerance: float = 0.05, score: str = "foreground Dice", note: str = "") -> Figure:
+    """Score after each transplant against the layer, one panel per kind (the paper's Figs 3, 4, 7, 8).
+
+    Args:
+        sweep: DataFrame[kind, layer, score, drop, low, high] from `prr.sweep`.
+        tolerance: width of the band under the target's score that counts as unchanged.
+        score: name of the score for the axis.
+        note: where the numbers come from, printed below.
+    """
+    kinds = list(sweep["kind"].unique())
+    figure, axes = _panels(len(kinds), sharey=True)
+    judged = layer_verdicts(sweep, tolerance)
+    for axis, kind in zip(axes, kinds, strict=True):
+        part = judged[judged["kind"] == kind]
+        target = (part["score"] + part["drop"]).iloc[0]
+        axis.axhspan(target - tolerance, target, color="0.9", zorder=0, label=f"within {tolerance:g} of the target")
+        axis.axhline(target, color="0.4", linestyle="--", linewidth=1, label="target, nothing replaced")
+        axis.plot(part["layer"], part["score"], color="0.7", linewidth=1, zorder=1)
+        axis.vlines(part["layer"], target - part["high"], target - part["low"], color="0.5", linewidth=1.5)
+        for verdict, (marker, colour) in VERDICT_STYLE.items():
+            some = part[part["verdict"] == verdict]
+            axis.plot(some["layer"], some["score"], marker, color=colour, label=verdict, markersize=6, zorder=3)
+        _layer_axis(axis, LONG_NAME.get(kind, kind), part["layer"])
+        axis.set_ylim(-0.03, max(1.0, target + 0.03))
+        axis.set_ylabel(score)
+    return _finish(figure, axes, note, legend=True)
+
+
+def rmse(table: pd.DataFrame, *, kinds: tuple[str, ...] = ("W", "B"), note: str = "") -> Figure:
+    """RMSE and relative RMSE against the layer (the paper's Figs 6, 10).
+
+    Args:
+        table: DataFrame[kind, layer, rmse, relative] from `prr.rmse`.
+        kinds: rows of panels.
+        note: where the numbers come from.
+    """
+    figure, axes = _panels(2 * len(kinds))
+    for row, kind in enumerate(kinds):
+        part = table[table["kind"] == kind]
+        for axis, column in zip(axes[2 * row :], ("rmse", "relative"), strict=False):
+            axis.plot(part["layer"], part[column], "o-", color=KIND_COLOUR.get(kind, "0.3"), markersize=5)
+            _layer_axis(axis, LONG_NAME.get(kind, kind), part["layer"])
+            axis.set_ylabel("RMSE" if column == "rmse" else "RMSE / rms of the target")
+            axis.set_ylim(bottom=0)
+        axes[2 * row + 1].axhline(np.sqrt(2), color="0.4", linestyle=":", label="independent, equal scale: √2")
+        axes[2 * row + 1].legend(frameon=False, fontsize=8)
+    return _finish(figure, axes, note)
+
+
+def shift_scale(table: pd.DataFrame, *, note: str = "") -> Figure:
+    """Shifts by RM and RB, and distance of the factors by RV and RW from 1 (the paper's Figs 5, 9).
+
+    Args:
+        table: DataFrame from `prr.shift_scale`.
+        note: where the numbers come from.
+    """
+    figure, axes = _panels(2)
+    panels = (("MRM", "MRB"), "mean |shift| of the output"), (("MRV_log", "MRW_log"), "mean |log factor|")
+    for axis, (columns, label) in zip(axes, panels, strict=True):
+        for column, marker in zip(columns, "os", strict=True):
+            kind = column[1:3]
+            axis.plot(
+                table["layer"], table[column], marker + "-", color=KIND_COLOUR[kind], markersize=5, label=column[:3]
+            )
+        _layer_axis(axis, "", table["layer"])
+        axis.set(ylabel=label, ylim=(0, None))
+        axis.legend(frameon=False)
+    axes[0].set_title("shift: 0 changes nothing")
+    axes[1].set_title("scale: factor 1, |log factor| 0, changes nothing")
+    return _finish(figure, axes, note)
+
+
+def common_scale(table: pd.DataFrame, *, note: str = "") -> Figure:
+    """All replacements on the one common scale: RMS change of the output over rms(RW).
+
+    Args:
+        table: DataFrame from `prr.shift_scale`.
+        note: where the numbers come from.
+    """
+    columns = ["rms_RM", "rms_RV", "rms_RW", "rms_RB", "rms_B"]
+    values = table.set_index("layer")[columns].T.rename(index=lambda name: name.removeprefix("rms_"))
+    values = values.dropna(how="all")
+    figure, axis = plt.subplots(figsize=(max(6, 0.42 * len(table) + 2), 0.5 * len(values) + 1.6))
+    sns.heatmap(
+        values, ax=axis, cmap="rocket_r", vmin=0, annot=True, fmt=".1f", annot_kws={"fontsize": 7},
+        cbar_kws={"label": "RMS change / rms(RW)"},
+    )  # fmt: skip
+    axis.set(xlabel="batch norm layer", ylabel="replaced")
+    axis.tick_params(axis="y", rotation=0)
+    return _finish(figure, [axis], note)
+
+
+def histograms(responses: dict[str, np.ndarray], *, note: str = "") -> Figure:
+    """Distribution of one batch norm's output before ("target") and after each replacement.
+
+    Args:
+        responses: {"target": values, kind: values, ...} from `prr.bn.responses`.
+        note: where the numbers come from.
+    """
+    before = responses["target"].ravel()
+    kinds = [kind for kind in responses if kind != "target"]
+    figure, axes = _panels(len(kinds), sharex=True)
+    everything = np.concatenate([value.ravel() for value in responses.values()])
+    edges = np.linspace(*np.percentile(everything, [0.2, 99.8]), 80)
+    for axis, kind in zip(axes, kinds, strict=True):
+        axis.hist(before, edges, density=True, color="0.8", label="target")
+        after = responses[kind].ravel()
+        colour = KIND_COLOUR[kind]
+        axis.hist(after, edges, density=True, histtype="step", linewidth=1.8, color=colour, label=f"{kind} replaced")
+        axis.set(title=LONG_NAME[kind], xlabel="output of batch norm", ylabel="density")
+        axis.legend(frameon=False, fontsize=8)
+    return _finish(figure, axes, note)
+
+
+def network(table: pd.DataFrame, connections: list[tuple[str, str]], *, note: str = "") -> Figure:
+    """A network drawn from its layer table: convolutions in order of execution, lower where there are more channels.
+
+    Args:
+        table: DataFrame[kind, layer, name, shape, live] from `prr.parameter_table(model, example)`.
+        connections: (from, to) names of convolutions that a short or long connection joins.
+        note: where the numbers come from.
+    """
+    kernels = table[(table["kind"] == "W") & table["live"]].reset_index(drop=True)
+    channels = kernels["shape"].str[0].to_numpy()
+    place = {name: (x, channels[x]) for x, name in enumerate(kernels["name"])}
+    figure, axis = plt.subplots(figsize=(0.42 * len(kernels) + 1.5, 3.8))
+    axis.plot(range(len(kernels)), channels, color="0.8", linewidth=1.5, zorder=1)
+    size = kernels["shape"].str[-1]
+    for colour, (kernel, members) in zip(_PALETTE, kernels.groupby(size), strict=False):
+        axis.scatter(
+            members.index, channels[members.index], s=260, color=colour, label=f"{kernel} x {kernel}", zorder=2
+        )
+    for x, layer in enumerate(kernels["layer"]):
+        axis.text(x, channels[x], str(layer), ha="center", va="center", color="white", fontsize=9, weight="bold")
+    for start, end in connections:
+        flat = place[start][1] == place[end][1] and place[end][0] - place[start][0] > 3
+        curve = "arc3,rad=0" if flat else "arc3,rad=-0.5"
+        axis.add_patch(
+            FancyArrowPatch(
+                place[start], place[end], connectionstyle=curve, arrowstyle="-|>", mutation_scale=10, color="0.45",
+                shrinkA=9, shrinkB=9, linewidth=1,
+            )
+        )  # fmt: skip
+    axis.set_yscale("log", base=2)
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.invert_yaxis()
+    axis.margins(y=0.2)
+    axis.set(xlabel="convolutions in order of execution, with their layer numbers", xticks=[])
+    axis.set_ylabel("channels (first axis of the kernel)")
+    axis.legend(frameon=False, title="kernel", loc="upper center", ncols=3, fontsize=8, title_fontsize=8)
+    return _finish(figure, [axis], note)
+
+
+def slices(data: Data, *, patient: int | None = None, count: int = 7, note: str = "") -> Figure:
+    """Some slices of one patient, evenly spaced, above; with the outlines of their labels below.
+
+    Args:
+        data: has images (n, 1, h, w), masks (n, h, w) with labels 0..3, and patient (n,).
+        patient: whose slices; None: the first patient's.
+        count: how many at most.
+        note: where the slices come from.
+    """
+    own = np.flatnonzero(data.patient.numpy() == (data.patient[0].item() if patient is None else patient))
+    chosen = own[np.unique(np.linspace(0, len(own) - 1, min(count, len(own))).round().astype(int))]
+    figure, axes = plt.subplots(2, len(chosen), figsize=(1.7 * len(chosen), 3.9), squeeze=False)
+    for column, index in enumerate(chosen):
+        image, mask, title = data.images[index, 0], data.masks[index], f"slice {index - own[0] + 1}"
+        for axis in axes[:, column]:
+            axis.imshow(image, cmap="gray", interpolation="nearest")
+            axis.axis("off")
+        for label, colour in LABEL_COLOUR.items():
+            if (mask == label).any():
+                axes[1, column].contour(mask == label, [0.5], colors=[colour], linewidths=1.2)
+        axes[0, column].set_title(title, fontsize=9)
+    handles = [plt.Line2D([], [], color=colour, label=LABEL_NAME[label]) for label, colour in LABEL_COLOUR.items()]
+    figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0.07, 1, 1), w_pad=0.2, h_pad=0.2)
+    return _note(figure, note)
+
+
+def histories(tables: dict[str, pd.DataFrame], *, note: str = "") -> Figure:
+    """Training loss and validation measure of several networks, a panel each.
+
+    Args:
+        tables: {title: DataFrame[step, loss, validation]}.
+        note: where the numbers come from.
+    """
+    figure, axes = _panels(len(tables))
+    for axis, (title, table) in zip(axes, tables.items(), strict=True):
+        axis.plot(table["step"], table["loss"], "o-", color=_PALETTE[0], label="training loss", markersize=4)
+        axis.plot(table["step"], table["validation"], "s--", color=_PALETTE[1], label="validation", markersize=4)
+        axis.set(title=title, xlabel="step", ylim=(0, None))
+        axis.legend(frameon=False, fontsize=8)
+    return _finish(figure, axes, note)
+
+
+class Download:
+    """A link that saves a table as CSV, from a notebook or from the built page, offline.
+
+    Args:
+        table: what to save.
+        name: file name, "fig03.csv".
+        note: provenance, written as a comment on the first line.
+    """
+
+    def __init__(self, table: pd.DataFrame, name: str, note: str = ""):
+        self.name = name
+        self.text = f"# {note}\n{table.to_csv(index=False)}"
+
+    def _repr_html_(self) -> str:
+        data = base64.b64encode(self.text.encode()).decode()
+        name = html.escape(self.name, quote=True)
+        return f'<a download="{name}" href="data:text/csv;base64,{data}">Data of this figure: {name}</a>'
+
+
+def _panels(count: int, **options) -> tuple[Figure, list[Axes]]:
+    """Figure and axes, two to a row."""
+    rows = (count + 1) // 2
+    columns, size = min(count, 2), (10 if count > 1 else 6, 2.9 * rows + 0.4)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+    for axis in axes.ravel()[count:]:
+        axis.set_visible(False)
+    return figure, list(axes.ravel()[:count])
+
+
+def _layer_axis(axis: Axes, title: str, layers: pd.Series) -> None:
+    axis.set(title=title, xlabel="layer")
+    axis.set_xlim(layers.min() - 0.7, layers.max() + 0.7)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=14))
+
+
+def _finish(figure: Figure, axes: list[Axes], note: str, legend: bool = False) -> Figure:
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    if legend:
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0.06 if legend else 0.02, 1, 1))
+    return _note(figure, note)
+
+
+def _note(figure: Figure, note: str) -> Figure:
+    """Print where the numbers come from; the figure is closed for pyplot, so a notebook shows it once."""
+    figure.text(0.995, 0.002, note, ha="right", va="bottom", fontsize=6, color="0.45")
+    plt.close(figure)
+    return figure

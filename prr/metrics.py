@@ -1,0 +1,122 @@
+"""Dice by patient and class, counted first and divided last; bootstrap intervals over patients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from torch import Tensor
+
+from prr.errors import DataError
+
+
+def overlap(prediction: Tensor, mask: Tensor, patient: Tensor, classes: int = 4) -> tuple[Tensor, Tensor]:
+    """Count pixels per patient and class.
+
+    Args:
+        prediction: (n, h, w) labels.
+        mask: (n, h, w) labels.
+        patient: (n,) patient of each slice.
+        classes: number of labels, background counted.
+
+    Returns:
+        (patients,) sorted patient ids and (patients, classes, 3) counts: in both, in the prediction, in the mask.
+
+    Raises:
+        DataError: shapes that do not agree, labels outside 0..classes-1.
+    """
+    if prediction.shape != mask.shape or prediction.shape[:1] != patient.shape:
+        raise DataError(
+            f"expected prediction and mask (n, h, w) and patient (n,), found {tuple(prediction.shape)}, "
+            f"{tuple(mask.shape)} and {tuple(patient.shape)}"
+        )
+    if not len(prediction):
+        raise DataError("expected at least one slice, found none")
+    ids, index = torch.unique(patient, return_inverse=True)
+    base = (index * classes).reshape(-1, *[1] * (mask.ndim - 1))
+    labels = {"prediction": prediction.long(), "mask": mask.long()}
+    for owner, label in labels.items():
+        if label.min() < 0 or label.max() >= classes:
+            found = f"{label.min().item()}..{label.max().item()}"
+            raise DataError(f"{owner}: expected labels 0..{classes - 1}, found {found}")
+    prediction, mask = labels["prediction"], labels["mask"]
+    cells = (base + mask)[prediction == mask], base + prediction, base + mask
+    counts = [torch.bincount(cell.flatten(), minlength=len(ids) * classes) for cell in cells]
+    return ids, torch.stack(counts, dim=-1).reshape(len(ids), classes, 3)
+
+
+def ratio(counts: Tensor) -> np.ndarray:
+    """Dice (patients, classes) from the counts of `overlap`; NaN where the class is in neither."""
+    both, predicted, true = counts.double().cpu().unbind(-1)
+    return (2 * both / (predicted + true)).numpy()  # 0 / 0 is NaN
+
+
+def dice(prediction: Tensor, mask: Tensor, patient: Tensor, classes: int = 4) -> pd.DataFrame:
+    """Dice coefficient of every patient and class, pixels pooled over the patient's slices.
+
+    Args:
+        prediction: (n, h, w) labels, `output.argmax(1)`.
+        mask: (n, h, w) labels.
+        patient: (n,) patient of each slice.
+        classes: number of labels, background counted.
+
+    Returns:
+        DataFrame[patient, class, dice], rows for classes 0..classes-1. A class that is absent in both is NaN and stays
+        out of means; in one only it is 0.
+
+    Raises:
+        DataError: shapes that do not agree, labels out of range.
+
+    Source: Dice 1945, doi:10.2307/1932409; counted as torchmetrics does.
+    """
+    ids, counts = overlap(prediction, mask, patient, classes)
+    rows = pd.MultiIndex.from_product([ids.tolist(), range(classes)], names=["patient", "class"])
+    return pd.DataFrame({"dice": ratio(counts).ravel()}, index=rows).reset_index()
+
+
+def foreground_dice(output: Tensor, data) -> np.ndarray:
+    """The default score: for each patient the mean Dice over the classes 1.., background left out.
+
+    Args:
+        output: (n, classes, h, w) logits of a network on `data.images`.
+        data: has `masks` (n, h, w) and `patient` (n,).
+
+    Returns:
+        (patients,) in order of patient id; NaN for a patient without foreground in prediction and mask.
+    """
+    prediction = output.argmax(1)
+    masks, patient = data.masks.to(prediction.device), data.patient.to(prediction.device)
+    _, counts = overlap(prediction, masks, patient, classes=output.shape[1])
+    return nanmean(ratio(counts)[:, 1:])
+
+
+def nanmean(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis without the NaN; NaN, and no warning, where nothing is left."""
+    kept = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(kept, values, 0).sum(-1) / kept.sum(-1)
+
+
+def drop_interval(before: np.ndarray, after: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """95 % paired percentile bootstrap interval over patients of mean(before) - mean(after).
+
+    Args:
+        before: (patients,) scores of the target.
+        after: (rows, patients) scores after each transplant, same patients.
+        seed: of the resampling; all rows see the same resamples.
+
+    Returns:
+        low and high, (rows,) each; NaN where there are fewer than two patients.
+
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 13.
+    """
+    if after.shape[-1] < 2:
+        return np.full(len(after), np.nan), np.full(len(after), np.nan)
+    interval = stats.bootstrap(
+        (np.broadcast_to(before, after.shape), after),
+        lambda first, second, axis: nanmean(first) - nanmean(second),
+        paired=True, vectorized=True, axis=-1, n_resamples=2000, batch=200, method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval  # fmt: skip
+    return interval.low, interval.high

@@ -1,0 +1,133 @@
+"""Put parameters of one network into another, layer by layer, and see what it costs: the paper's experiment."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from prr.errors import DataError, NetworkError
+from prr.layers import ALL, check_kinds, comparable, replace, replaced, tensor
+from prr.metrics import drop_interval, foreground_dice, nanmean
+
+# Goes into every stored sweep's key: raise it when a change here or in metrics.py changes what a sweep gives.
+RECIPE = 1
+
+
+class Data(Protocol):
+    """What a sweep needs to know of its data."""
+
+    images: Tensor  # (n, channels, h, w)
+    masks: Tensor  # (n, h, w)
+    patient: Tensor  # (n,)
+
+
+Score = Callable[[Tensor, Data], np.ndarray]  # (network output on data.images, data) -> one value per patient
+
+
+def transplant(target: nn.Module, source: nn.Module, kind: str, layer: int) -> nn.Module:
+    """Copy one kind of parameter of one layer from source to target, without training.
+
+    Args:
+        target: network that receives; not changed.
+        source: network that gives; not changed.
+        kind: W, B, RM, RV, RW or RB.
+        layer: number within its family, as in `parameter_table`.
+
+    Returns:
+        A copy of the target with that one tensor replaced.
+
+    Raises:
+        OptionError: an unknown kind.
+        NetworkError: no such layer, other shape in the source, NaN or infinite values.
+
+    Source: Wang et al. 2020, arXiv:2008.03411, "Parameter reuse for each layer of the network".
+    """
+    check_kinds([kind])
+    table = comparable(target, source)
+    row = table[(table["kind"] == kind) & (table["layer"] == layer)]
+    if row.empty:
+        layers = table.loc[table["kind"] == kind, "layer"].tolist()
+        raise NetworkError(f"{kind} {layer}: no such layer; this network has {kind} {layers}")
+    return replaced(target, source, kind, row["name"].item())
+
+
+def sweep(
+    target: nn.Module,
+    source: nn.Module,
+    data: Data,
+    *,
+    kinds: Sequence[str] = ALL,
+    layers: Collection[int] | None = None,
+    score: Score | None = None,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Score the target with each of its layers' parameters replaced in turn, one layer and one kind at a time.
+
+    Args:
+        target: network that is judged; not changed. Runs on the device of its parameters.
+        source: where the parameters come from; not changed.
+        data: exactly the data that is scored: pass the validation part.
+        kinds: kinds to replace.
+        layers: only these layer numbers; None: all.
+        score: (output, data) -> one value per patient; mean foreground Dice if None.
+        batch_size: slices per forward pass.
+        progress: show a bar (on a terminal only).
+
+    Returns:
+        DataFrame[kind, layer, name, score, drop, low, high], live layers in order of execution within each kind.
+        score: mean over patients after the transplant; drop: score of the target minus that; low, high: 95 % paired
+        bootstrap interval of the drop over patients.
+
+    Raises:
+        OptionError: an unknown kind.
+        NetworkError: networks that do not match, NaN or infinite values.
+        DataError: empty data, or a score that gives no value.
+
+    Source: Wang et al. 2020, arXiv:2008.03411, Figs 3, 4, 7, 8.
+    """
+    check_kinds(kinds)
+    score = score or foreground_dice
+    if not len(data.images):
+        raise DataError("expected at least one slice to score, found none")
+    table = comparable(target, source, data.images[:1].to(device_of(target)))
+    wanted = table["kind"].isin(kinds) & (True if layers is None else table["layer"].isin(layers))
+    rows = table[table["live"] & wanted]
+    rows = rows.sort_values("kind", key=lambda kind: kind.map(list(kinds).index), kind="stable", ignore_index=True)
+    model = copy.deepcopy(target).eval()
+    before = values(model, data, score, batch_size)
+    after = np.empty((len(rows), len(before)))
+    for row in tqdm(rows.itertuples(), "sweep", len(rows), disable=None if progress else True):
+        own = replace(model, source, row.kind, row.name)
+        after[row.Index] = values(model, data, score, batch_size)
+        tensor(model, row.kind, row.name).data.copy_(own)
+    low, high = drop_interval(before, after)
+    reached = nanmean(after)
+    return rows[["kind", "layer", "name"]].assign(score=reached, drop=nanmean(before) - reached, low=low, high=high)
+
+
+def predict(model: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
+    """Output (n, ...) of a network in eval mode on images (n, ...), batch by batch on the network's device."""
+    device = device_of(model)
+    with torch.inference_mode():
+        return torch.cat([model(batch.to(device)) for batch in images.split(batch_size)])
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the network's parameters lie."""
+    return next(model.parameters()).device
+
+
+def values(model: nn.Module, data: Data, score: Score, batch_size: int) -> np.ndarray:
+    """Score per patient; refuses a score that says nothing."""
+    result = np.asarray(score(predict(model, data.images, batch_size), data), dtype=float)
+    if result.ndim != 1 or np.isnan(result).all():
+        raise DataError(f"score: expected one number per patient, found {result}; is there any labelled pixel?")
+    return result
