@@ -1,0 +1,196 @@
+"""What the paper states about reuse layer by layer, each statement tested on result tables, never on prose.
+
+The rules, the same for every statement:
+
+- about each of some layers: reproduced if every layer turns out as stated, not reproduced if one certainly does not,
+  else undecided; a layer is judged by the interval of its drop (`prr.verdict.layer_verdicts`);
+- about most layers: the share of layers with its 95 % Wilson interval must lie above (below) one half;
+- about a trend over depth: Spearman's rank correlation with its 95 % bootstrap interval must keep clear of 0. Layers
+  of one network are no independent sample, so these two intervals describe this network and promise no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from prr.study import paper
+from prr.verdict import NOT_REUSABLE, REUSABLE, layer_verdicts
+
+YES, NO, UNSURE = "reproduced", "not reproduced", "undecided"
+
+
+def unet(sweep: pd.DataFrame, shift: pd.DataFrame, tolerance: float = 0.05) -> pd.DataFrame:
+    """The statements of the paper's section 1.1.
+
+    Args:
+        sweep: all kinds, from `prr.sweep`.
+        shift: from `prr.shift_scale`.
+        tolerance: see `layer_verdicts`.
+
+    Returns:
+        DataFrame[claim, where, verdict, evidence].
+    """
+    judged = layer_verdicts(sweep, tolerance)
+    return _ledger([
+        ("RM is more reusable the deeper the layer", "Fig. 3", *trend(judged, "RM")),
+        ("RV shows no regular pattern over depth", "Fig. 3", *no_trend(judged, "RV")),
+        ("RW is reusable", "Fig. 3", *reusable_except(judged, "RW")),
+        ("RB is reusable", "Fig. 3", *reusable_except(judged, "RB")),
+        ("W is not reusable", "Fig. 4", *not_reusable(judged, "W")),
+        ("B is reusable in all layers except the first", "Fig. 4", *reusable_except(judged, "B", (1,))),
+        *assumptions(shift, "Fig. 5"),
+        ("RM and RV matter more than RW and RB", "section 1.3", *matters_more(judged)),
+    ])  # fmt: skip
+
+
+def pspnet(sweep: pd.DataFrame, shift: pd.DataFrame, tolerance: float = 0.05) -> pd.DataFrame:
+    """The statements of the paper's section 1.2; arguments and columns as `unet`."""
+    judged = layer_verdicts(sweep, tolerance)
+    names = judged["name"].isin(paper.not_reusable()["name"])
+    listed = {kind: tuple(part["layer"]) for kind, part in judged[names].groupby("kind")}
+    encoder = judged[judged["name"].str.startswith("encoder.")]
+    return _ledger([
+        ("RM is reusable except in layers 1 and 17", "Fig. 7", *reusable_except(judged, "RM", listed["RM"])),
+        ("RV is reusable", "Fig. 7", *reusable_except(judged, "RV")),
+        ("RW is reusable", "Fig. 7", *reusable_except(judged, "RW")),
+        ("RB is reusable", "Fig. 7", *reusable_except(judged, "RB")),
+        ("W of the encoder is reusable except in 1, 6, 11, 12, 16, 17, 19, 20", "Fig. 8, section 3.1",
+         *reusable_except(encoder, "W", listed["W"])),
+        ("B is reusable", "Fig. 8", *reusable_except(judged, "B")),
+        *assumptions(shift, "Fig. 9"),
+        ("RM and RV matter more than RW and RB", "section 1.3", *matters_more(judged)),
+    ])  # fmt: skip
+
+
+def comparison(unet: pd.DataFrame, pspnet: pd.DataFrame, tolerance: float = 0.05) -> pd.DataFrame:
+    """The statements of section 1.3 on both sweeps; columns as `unet`.
+
+    Args:
+        unet: its sweep.
+        pspnet: its sweep.
+        tolerance: see `layer_verdicts`.
+    """
+    first, second = layer_verdicts(unet, tolerance), layer_verdicts(pspnet, tolerance)
+    drops = [part.loc[part["kind"] == "W", "drop"] for part in (first, second)]
+    verdict, evidence = difference(*drops)
+    shares = [_share(part, "W") for part in (first, second)]
+    return _ledger([
+        ("Reuse of kernels hurts UNet more than PSPNet", "section 1.3", verdict, evidence),
+        ("PSPNet is a reusable network and UNet is not (at least half of the live kernels)", "Conclusion 1",
+         _both(shares[1][0], _negated(shares[0][0])), f"PSPNet: {shares[1][1]}; UNet: {shares[0][1]}"),
+        ("RM of the first layer is reusable in neither network", "section 1.2.2",
+         *not_reusable(pd.concat([first, second])[lambda both: both["layer"] == 1], "RM")),
+    ])  # fmt: skip
+
+
+def reusable_except(judged: pd.DataFrame, kind: str, exceptions: Collection[int] = ()) -> tuple[str, str]:
+    """Verdict and evidence for: layers of this kind are reusable, and those excepted are not."""
+    part = judged[judged["kind"] == kind]
+    excepted = part["layer"].isin(exceptions)
+    right = np.where(excepted, part["verdict"] == NOT_REUSABLE, part["verdict"] == REUSABLE)
+    wrong = np.where(excepted, part["verdict"] == REUSABLE, part["verdict"] == NOT_REUSABLE)
+    evidence = f"{(part['verdict'] == REUSABLE).sum()} of {len(part)} layers reusable"
+    if wrong.any():
+        evidence += f"; other than stated: {_numbers(part['layer'][wrong])}"
+    if (open_ := ~right & ~wrong).any():
+        evidence += f"; undecided: {_numbers(part['layer'][open_])}"
+    return (NO if wrong.any() else YES if right.all() else UNSURE), evidence
+
+
+def not_reusable(judged: pd.DataFrame, kind: str) -> tuple[str, str]:
+    """Verdict and evidence for: no layer of this kind is reusable."""
+    return reusable_except(judged, kind, set(judged["layer"]))
+
+
+def trend(judged: pd.DataFrame, kind: str) -> tuple[str, str]:
+    """Verdict and evidence for: the drop falls with depth."""
+    low, rho, high = _correlation(judged[judged["kind"] == kind])
+    verdict = YES if high < 0 else NO if low > 0 else UNSURE
+    return verdict, f"rank correlation of drop and layer {_span(rho, low, high)}"
+
+
+def no_trend(judged: pd.DataFrame, kind: str) -> tuple[str, str]:
+    """Verdict and evidence for: no regular pattern; a trend refutes it, its absence alone can't prove it."""
+    low, rho, high = _correlation(judged[judged["kind"] == kind])
+    return (UNSURE if low <= 0 <= high else NO), f"rank correlation of drop and layer {_span(rho, low, high)}"
+
+
+def assumptions(shift: pd.DataFrame, where: str) -> list[tuple[str, str, str, str]]:
+    """The two inequalities that the paper assumes of batch norm, in most layers."""
+    scale = shift["MRV_log"] > shift["MRW_log"]
+    return [
+        ("|MRM| > |MRB| in most layers", where, *majority(shift["MRM"] > shift["MRB"])),
+        ("MRV is farther from 1 than MRW in most layers (|log factor|)", where, *majority(scale)),
+    ]
+
+
+def majority(holds: pd.Series) -> tuple[str, str]:
+    """Verdict and evidence for: it holds in most layers."""
+    count, total = int(holds.sum()), len(holds)
+    interval = stats.binomtest(count, total).proportion_ci(method="wilson")
+    verdict = YES if interval.low > 0.5 else NO if interval.high < 0.5 else UNSURE
+    return verdict, f"{count} of {total} layers, share {_span(count / total, interval.low, interval.high)}"
+
+
+def matters_more(judged: pd.DataFrame) -> tuple[str, str]:
+    """Verdict and evidence for: replacing RM or RV costs more than replacing RW or RB, mean over layers."""
+    drop = {kind: judged.loc[judged["kind"] == kind, "drop"] for kind in ("RM", "RV", "RW", "RB")}
+    results = [difference(drop[strong], drop[weak]) for strong in ("RM", "RV") for weak in ("RW", "RB")]
+    verdicts = {verdict for verdict, _ in results}
+    verdict = YES if verdicts == {YES} else NO if NO in verdicts else UNSURE
+    return verdict, "mean drop " + ", ".join(f"{kind} {values.mean():.3f}" for kind, values in drop.items())
+
+
+def difference(more: pd.Series, less: pd.Series) -> tuple[str, str]:
+    """Verdict and evidence for: the first mean is larger than the second."""
+    interval = stats.bootstrap(
+        (more.to_numpy(), less.to_numpy()), lambda a, b, axis: a.mean(axis) - b.mean(axis), n_resamples=5000,
+        method="percentile", rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    gap = more.mean() - less.mean()
+    verdict = YES if interval.low > 0 else NO if interval.high < 0 else UNSURE
+    return verdict, f"mean drop {more.mean():.3f} against {less.mean():.3f}, {_span(gap, interval.low, interval.high)}"
+
+
+def _correlation(part: pd.DataFrame) -> tuple[float, float, float]:
+    pair = part["layer"].to_numpy(float), part["drop"].to_numpy()
+    rho = float(stats.spearmanr(*pair).statistic)
+    interval = stats.bootstrap(
+        pair, lambda a, b: stats.spearmanr(a, b).statistic, paired=True, vectorized=False, n_resamples=2000,
+        method="percentile", rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    return interval.low, rho, interval.high
+
+
+def _share(judged: pd.DataFrame, kind: str) -> tuple[str, str]:
+    """At least half of the kernels reusable: yes; reusable and undecided together fewer than half: no."""
+    counts = judged.loc[judged["kind"] == kind, "verdict"].value_counts()
+    total, sure = int(counts.sum()), int(counts.get(REUSABLE, 0))
+    possible = total - int(counts.get(NOT_REUSABLE, 0))
+    verdict = YES if sure >= total / 2 else NO if possible < total / 2 else UNSURE
+    return verdict, f"{sure} of {total} reusable, {possible - sure} undecided"
+
+
+def _negated(verdict: str) -> str:
+    return {YES: NO, NO: YES}.get(verdict, verdict)
+
+
+def _both(first: str, second: str) -> str:
+    verdicts = {first, second}
+    return NO if NO in verdicts else UNSURE if UNSURE in verdicts else YES
+
+
+def _numbers(layers: pd.Series) -> str:
+    return ", ".join(str(layer) for layer in layers)
+
+
+def _span(value: float, low: float, high: float) -> str:
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _ledger(rows: list[tuple[str, str, str, str]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["claim", "where", "verdict", "evidence"])

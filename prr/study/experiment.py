@@ -1,0 +1,409 @@
+"""The paper's experiment: which data, which networks, which swap. Results come from the store or are made once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from prr import reuse
+from prr.data import Slices, read_acdc, read_rvsc, read_t1, write_phantom
+from prr.errors import DataError, OptionError
+from prr.layers import ALL
+from prr.metrics import dice
+from prr.study import training
+from prr.study.models import NETWORKS
+from prr.study.profiles import OVERRIDES, STARTS, Profile, profile
+from prr.study.store import Key, Store, digest, provenance
+
+READERS = {"acdc": read_acdc, "t1": read_t1, "rvsc": read_rvsc}
+PARAMETERS = ("profile", "data_root", "device", "seed", *OVERRIDES)
+# what each chapter trains on ACDC for both tasks: (network, normalisation; None is the profile's)
+CHAPTERS = {
+    "01": (),
+    "02": (("unet", None), ("pspnet", None), ("pspnet", "unit")),
+    "03": (("unet", None), ("unet", "unit")),
+    "04": (("unet", None), ("pspnet", None), ("pspnet", "unit")),
+}
+PHANTOM_SEED = 0
+
+
+class Experiment:
+    """One run of the study at one scale; the chapters' only door.
+
+    Args:
+        profile: smoke, quick or paper.
+        data_root: folder that holds acdc/, t1/ or rvsc/; None: the folders that PRR_ACDC, PRR_T1 and PRR_RVSC name,
+            else phantoms.
+        device: auto (CUDA, else MPS, else CPU), cpu, cuda or mps.
+        seed: of starts, order and augmentation.
+        store: folder for results; None: see `prr.study.store.location`.
+        overrides: any field of `Profile`.
+
+    Raises:
+        OptionError: an unknown profile, override or device, or a device that is not there.
+    """
+
+    def __init__(
+        self,
+        profile: str = "quick",
+        *,
+        data_root: str | Path | None = None,
+        device: str = "auto",
+        seed: int = 0,
+        store: str | Path | None = None,
+        **overrides: Any,
+    ):
+        self.profile: Profile = _profile(profile, **overrides)
+        self.overrides = {key: value for key, value in overrides.items() if value is not None}
+        self.data_root = data_root
+        self.device = available(device)
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise OptionError(f"seed={seed!r}: expected a whole number from 0")
+        self.seed = seed
+        self.store = Store(store)
+        self._slices: dict[str, Slices] = {}
+        self._used: dict[str, dict] = {}
+
+    @classmethod
+    def from_parameters(cls, namespace: dict[str, Any]) -> Experiment:
+        """The experiment that a chapter's parameters cell describes: call it with `globals()` in the next cell.
+
+        Raises:
+            OptionError: a plain value in the namespace that is no parameter: a misspelt `-p name value` of papermill,
+                which itself only warns.
+        """
+        plain = {
+            name: value
+            for name, value in namespace.items()
+            if not name.startswith("_") and isinstance(value, str | int | float | None) and name not in ("In", "Out")
+        }
+        if unknown := [name for name in plain if name not in PARAMETERS]:
+            raise OptionError(f"parameter {', '.join(unknown)}: expected some of {', '.join(PARAMETERS)}")
+        return cls(**plain)
+
+    def variant(self, **overrides: Any) -> Experiment:
+        """The same experiment with some overrides changed."""
+        changed = self.overrides | overrides
+        return Experiment(
+            self.profile.name,
+            data_root=self.data_root,
+            device=self.device,
+            seed=self.seed,
+            store=self.store.folder,
+            **changed,
+        )
+
+    # ------------------------------------------------------------------ data
+
+    def slices(self, name: str) -> Slices:
+        """Slices of acdc, t1 or rvsc at the profile's size and spacing: real if a folder is named, else phantom.
+
+        Raises:
+            OptionError: an unknown data set.
+            DataError: a named folder that is not the data set.
+        """
+        if name not in READERS:
+            raise OptionError(f"data set {name!r}: expected one of {', '.join(READERS)}")
+        if name not in self._slices:
+            self._slices[name] = self._decoded(name, self._folder(name))
+        return self._slices[name]
+
+    def _folder(self, name: str) -> Path:
+        if self.data_root is not None:
+            root = Path(self.data_root).expanduser()
+            if (root / name).is_dir():
+                return root / name
+            if not any((root / other).is_dir() for other in READERS):
+                raise DataError(
+                    f"data_root={root}: expected a folder that holds acdc/, t1/ or rvsc/, found none of them"
+                )
+        if folder := os.environ.get(f"PRR_{name.upper()}"):
+            if not Path(folder).expanduser().is_dir():
+                raise DataError(f"PRR_{name.upper()}={folder}: no such folder; correct the variable or unset it")
+            return Path(folder).expanduser()
+        return self._phantom(name)
+
+    def _phantom(self, name: str) -> Path:
+        patients = getattr(self.profile, f"{name}_patients")
+        folder = self.store.folder / "phantoms" / f"{name}-{patients}-{_sources()}"
+        with self.store.lock(folder):
+            if not folder.exists():
+                write_phantom(folder, patients={name: patients}, seed=PHANTOM_SEED)
+        return folder / name
+
+    def _decoded(self, name: str, folder: Path) -> Slices:
+        scale = self.profile
+        arguments = {"size": scale.size, "spacing_mm": scale.spacing_mm, "normalise": scale.normalisation}
+        key = {"data set": name, **arguments, "files": fingerprint(folder), "readers": _sources()}
+
+        def make() -> tuple[dict, dict]:
+            slices = READERS[name](folder, **arguments)
+            tensors = {"images": slices.images, "masks": slices.masks, "patient": slices.patient}
+            return tensors, {"held_out": slices.held_out, "phantom": slices.phantom, "name": slices.name}
+
+        tensors, record = self.store.tensors("slices", key, make)
+        held_out = tuple(record["held_out"])
+        return Slices(
+            **tensors, spacing_mm=scale.spacing_mm, name=record["name"], held_out=held_out, phantom=record["phantom"]
+        )
+
+    # -------------------------------------------------------------- networks
+
+    def model(
+        self, network: str, dataset: str = "acdc", task: str = "segmentation", start: str | None = None,
+        seed: int | None = None,
+    ) -> nn.Module:  # fmt: skip
+        """A trained network in eval mode, from the store or trained now.
+
+        Args:
+            network: unet or pspnet.
+            dataset: acdc, t1 or rvsc.
+            task: segmentation or auto-encoding.
+            start: independent (its own random start), shared (the same random start for every data set and task of
+                this seed) or imagenet; None: the profile's.
+            seed: None: the experiment's.
+
+        Raises:
+            OptionError: an unknown network, data set, task or start.
+        """
+        return self._trained(network, dataset, task, start, seed)[0]
+
+    def history(
+        self, network: str, dataset: str = "acdc", task: str = "segmentation", start: str | None = None,
+        seed: int | None = None,
+    ) -> pd.DataFrame:  # fmt: skip
+        """DataFrame[step, loss, validation] of a network's training; arguments as `model`."""
+        return pd.DataFrame(**self._trained(network, dataset, task, start, seed)[1]["history"])
+
+    def dice(self, network: str, dataset: str = "acdc", start: str | None = None) -> pd.DataFrame:
+        """DataFrame[patient, class, dice] of a segmentation network on the validation patients."""
+        part = self.slices(dataset).validation
+        model = self.model(network, dataset, "segmentation", start)
+        with self._threads():
+            prediction = reuse.predict(model, part.images).argmax(1).cpu()
+        return dice(prediction, part.masks, part.patient)
+
+    def cost(self, network: str, dataset: str, task: str) -> dict[str, Any]:
+        """One line of `plan`."""
+        key = self._key(network, dataset, task, None, None)
+        model = initial(network, key["width"], "shared", dataset, task, self.seed).to(self.device)
+        stored = self.store.path("networks", key).exists()
+        with self._threads():
+            each = 0 if stored else training.seconds_per_slice(model, self.profile.size)
+        weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+        return {
+            **{"network": network, "dataset": dataset, "task": task, "start": key["start"], "seed": self.seed},
+            **{"normalisation": self.profile.normalisation, "stored": stored},
+            **{"seconds": round(key["steps"] * key["batch_size"] * each), "megabytes": round(weights / 1e6, 1)},
+        }
+
+    def _trained(
+        self, network: str, dataset: str, task: str, start: str | None, seed: int | None
+    ) -> tuple[nn.Module, dict]:
+        key = self._key(network, dataset, task, start, seed)
+        model = initial(network, key["width"], key["start"], dataset, task, key["seed"])
+        tensors, record = self.store.tensors("networks", key, lambda: self._train(model, key))
+        model.load_state_dict(tensors)
+        words = {name: key[name] for name in ("network", "data set", "task", "start", "seed", "steps")}
+        made = {name: record["made"][name] for name in ("device", "commit", "date")}
+        self._used[digest(key)] = words | {"seconds": round(record["seconds"], 1)} | made
+        return model.to(self.device).eval(), record
+
+    def _key(self, network: str, dataset: str, task: str, start: str | None, seed: int | None) -> Key:
+        """All that a trained network depends on."""
+        for value, known, what in ((network, NETWORKS, "network"), (task, training.LOSSES, "task")):
+            if value not in known:
+                raise OptionError(f"{what} {value!r}: expected one of {', '.join(known)}")
+        start = start or getattr(self.profile, f"{network}_start")
+        if start not in STARTS or (start == "imagenet" and network != "pspnet"):
+            raise OptionError(f"start {start!r} for {network}: expected one of {', '.join(STARTS)} (imagenet: pspnet)")
+        scale = self.profile
+        return {
+            "network": network,
+            "data set": dataset,
+            "task": task,
+            "start": start,
+            "seed": self.seed if seed is None else seed,
+            "width": getattr(scale, f"{network}_width"),
+            "data": content(self.slices(dataset)),
+            **{name: getattr(scale, name) for name in ("steps", "batch_size", "learning_rate")},
+            "device": self.device,
+            "threads": scale.threads if self.device == "cpu" else None,
+            "recipe": training.RECIPE,
+        }
+
+    def _train(self, model: nn.Module, key: Key) -> tuple[dict, dict]:
+        began = time.perf_counter()
+        with self._threads():
+            history = training.fit(
+                model.to(self.device),
+                self.slices(key["data set"]),
+                key["task"],
+                seed=derived(key["seed"], key["data set"], key["task"]),
+                **{name: key[name] for name in ("steps", "batch_size", "learning_rate")},
+            )
+        record = {"history": history.to_dict("split", index=False), "seconds": time.perf_counter() - began}
+        return model.state_dict(), record | {"made": provenance(self.device)}
+
+    # ----------------------------------------------------------------- reuse
+
+    def sweep(
+        self,
+        network: str,
+        kinds: Sequence[str] = ALL,
+        layers: Sequence[int] | None = None,
+        target: tuple[str, str] = ("acdc", "segmentation"),
+        source: tuple[str, str] = ("acdc", "auto-encoding"),
+        start: str | None = None,
+    ) -> pd.DataFrame:
+        """`prr.sweep` of two trained networks on the target's validation patients, from the store or made now.
+
+        Args:
+            network: unet or pspnet.
+            kinds: of parameters.
+            layers: only these numbers; None: all.
+            target: data set and task of the network that is judged; the paper's A1.
+            source: data set and task of the network that gives; the paper's A2, B1 or B2.
+            start: see `model`.
+        """
+        pair = [digest(self._key(network, *each, start, None)) for each in (target, source)]
+        models = [self.model(network, *each, start) for each in (target, source)]
+
+        def make() -> tuple[pd.DataFrame, dict]:
+            began = time.perf_counter()
+            with self._threads():
+                part = self.slices(target[0]).validation
+                table = reuse.sweep(*models, part, kinds=kinds, layers=layers, progress=True)
+            return table, {"seconds": time.perf_counter() - began, "made": provenance(self.device)}
+
+        key = {"table": "sweep", "network": network, "pair": pair, "kinds": list(kinds), "layers": layers}
+        return self.store.table(key | {"recipe": reuse.RECIPE}, make)[0]
+
+    # ------------------------------------------------------------ provenance
+
+    @property
+    def stamp(self) -> Stamp:
+        """One line: profile and overrides, seed, device, the data read so far, commit and versions."""
+        made = provenance(self.device)
+        threads = f" ({self.profile.threads} threads)" if self.device == "cpu" else ""
+        changed = "".join(f", {name} {value}" for name, value in self.overrides.items())
+        data = [
+            f"{each.name} {'phantom' if each.phantom else 'real'} ({len(each.patient.unique())} patients)"
+            for each in self._slices.values()
+        ]
+        return Stamp(" · ".join([
+            f"profile {self.profile.name}{changed}", f"seed {self.seed}", made["device"] + threads, *data,
+            f"commit {made['commit']}", f"torch {made['torch']}", f"Python {made['python']}", made["date"][:10],
+        ]))  # fmt: skip
+
+    def provenance(self) -> pd.DataFrame:
+        """The networks used so far, a row each, with the seconds that training took, device, commit and date."""
+        return pd.DataFrame(self._used.values())
+
+    @contextlib.contextmanager
+    def _threads(self) -> Iterator[None]:
+        """A CPU job uses the profile's number of threads, whatever the machine has: results depend on it."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.profile.threads if self.device == "cpu" else before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+class Stamp(str):
+    """A line of provenance; a notebook shows it set off from the text."""
+
+    def _repr_markdown_(self) -> str:
+        return f"> {self}"
+
+
+def plan(profile: str, chapters: Sequence[str] = (), **parameters: Any) -> pd.DataFrame:
+    """What executing some chapters would train, and at what cost, on this machine; nothing is trained.
+
+    Args:
+        profile: see `Experiment`.
+        chapters: numbers such as "03"; none means all.
+        parameters: of `Experiment`.
+
+    Returns:
+        DataFrame[network, dataset, task, start, seed, normalisation, stored, seconds, megabytes]. stored: it is in the
+        store, and takes no time; seconds: steps times the time of one step, measured now on two slices.
+
+    Raises:
+        OptionError: an unknown chapter, profile or parameter.
+    """
+    numbers = [number.zfill(2) for number in chapters] or list(CHAPTERS)
+    if unknown := sorted(set(numbers) - set(CHAPTERS)):
+        raise OptionError(f"chapter {', '.join(unknown)}: expected some of {', '.join(CHAPTERS)}")
+    rows = []
+    for network, normalisation in dict.fromkeys(job for number in numbers for job in CHAPTERS[number]):
+        run = Experiment(profile, **parameters)
+        run = run.variant(normalisation=normalisation) if normalisation else run
+        rows += [run.cost(network, "acdc", task) for task in training.LOSSES]
+    columns = ["network", "dataset", "task", "start", "seed", "normalisation", "stored", "seconds", "megabytes"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+_profile = profile  # the argument of the same name hides it in the constructor
+
+
+def available(device: str) -> str:
+    """The device that a name stands for.
+
+    Raises:
+        OptionError: an unknown device, or one that this machine or this torch has not.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, is_there in there.items() if is_there)
+    if device not in there:
+        raise OptionError(f"device {device!r}: expected auto, {', '.join(there)}")
+    if not there[device]:
+        raise OptionError(
+            f"device {device!r}: not on this machine, or this torch was built without it; take auto or cpu"
+        )
+    return device
+
+
+def initial(network: str, width: int, start: str, dataset: str, task: str, seed: int) -> nn.Module:
+    """An untrained network. Shared starts depend on the seed alone, independent ones also on data set and task."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derived(seed) if start != "independent" else derived(seed, dataset, task))
+        return NETWORKS[network](width, **({"weights": "imagenet"} if start == "imagenet" else {}))
+
+
+def derived(seed: int, *words: str) -> int:
+    """A seed of its own for each combination of words."""
+    return int.from_bytes(hashlib.sha256(repr((seed, *words)).encode()).digest()[:4])
+
+
+def content(slices: Slices) -> str:
+    """Digest of what a network is trained on and validated with: voxels, masks, patients and split."""
+    parts = (slices.images, slices.masks, slices.patient)
+    total = hashlib.sha256(repr(sorted(slices.held_out)).encode())
+    for part in parts:
+        total.update(part.contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+def fingerprint(folder: Path) -> str:
+    """Digest of a folder's files by name, size and time of change: reading them all would take too long."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _sources() -> str:
+    """Digest of the code that reads and makes data: cheap to run again, so it needs no revision by hand."""
+    files = sorted((Path(__file__).parents[1] / "data").glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]

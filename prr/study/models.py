@@ -1,0 +1,213 @@
+"""The paper's two networks: UNet, whose connections are long, and PSPNet on ResNet-18, whose connections are short."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models import ResNet18_Weights
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from prr.errors import OptionError
+
+PYRAMID = (1, 2, 3, 6)
+
+
+class DoubleConv(nn.Module):
+    """Two 3x3 convolutions, each with batch norm and ReLU: (n, in, h, w) -> (n, out, h, w)."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())).relu()
+
+
+class Up(nn.Module):
+    """Up-convolution, the long connection, double convolution: (n, 2c, h, w), (n, c, 2h, 2w) -> (n, c, 2h, 2w)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.up = nn.ConvTranspose2d(2 * channels, channels, 2, stride=2)
+        self.block = DoubleConv(2 * channels, channels)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        return self.block(torch.cat([skip, self.up(x)], dim=1))
+
+
+class UNet(nn.Module):
+    """See `unet`."""
+
+    def __init__(self, width: int, in_channels: int, out_channels: int):
+        super().__init__()
+        widths = [width * 2**depth for depth in range(5)]
+        self.down = nn.ModuleList(DoubleConv(*pair) for pair in zip([in_channels, *widths], widths, strict=False))
+        self.up = nn.ModuleList(Up(channels) for channels in reversed(widths[:-1]))
+        self.classifier = nn.Conv2d(width, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips = []
+        for block in self.down[:-1]:
+            x = block(x)
+            skips.append(x)
+            x = functional.max_pool2d(x, 2)
+        x = self.down[-1](x)
+        for up in self.up:
+            x = up(x, skips.pop())
+        return self.classifier(x)
+
+
+class Encoder(ResNet):
+    """torchvision's ResNet-18 without its classifier, at any width, with output stride 8 by dilation.
+
+    State dict names are torchvision's. Its constructor refuses other widths and dilation for basic blocks, so width
+    enters where layers are made, and strides and dilation are set afterwards.
+    """
+
+    def __init__(self, width: int):
+        self.width = width
+        super().__init__(BasicBlock, [2, 2, 2, 2])
+        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        del self.fc, self.avgpool
+        for layer, dilation in ((self.layer3, 2), (self.layer4, 4)):
+            for conv in (module for module in layer.modules() if isinstance(module, nn.Conv2d)):
+                conv.stride = (1, 1)
+                if conv.kernel_size == (3, 3):
+                    conv.dilation = conv.padding = (dilation, dilation)
+
+    def _make_layer(self, block, planes, blocks, stride=1, dilate=False):
+        if planes == 64:  # the stem that stands before has this network's width
+            self.inplanes = self.width
+        return super()._make_layer(block, planes * self.width // 64, blocks, stride, dilate)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.maxpool(self.bn1(self.conv1(x)).relu())
+        third = self.layer3(self.layer2(self.layer1(x)))
+        return third, self.layer4(third)
+
+
+class ConvBN(nn.Sequential):
+    """Convolution without bias, batch norm, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU()
+
+
+class PSPNet(nn.Module):
+    """See `pspnet`."""
+
+    def __init__(self, width: int, in_channels: int, out_channels: int):
+        super().__init__()
+        deep, narrow = 8 * width, 2 * width
+        self.in_channels = in_channels
+        self.encoder = Encoder(width)
+        self.pyramid = nn.ModuleList(ConvBN(deep, narrow, 1) for _ in PYRAMID)
+        self.fuse = ConvBN(2 * deep, narrow, 3)
+        self.classifier = nn.Conv2d(narrow, out_channels, 1)
+        self.auxiliary = nn.Sequential(ConvBN(4 * width, width, 3), nn.Conv2d(width, out_channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        size = x.shape[-2:]
+        third, deep = self.encoder(x.expand(-1, 3, -1, -1) if self.in_channels == 1 else x)
+        levels = [
+            resize(level(functional.adaptive_avg_pool2d(deep, bins)), deep.shape[-2:])
+            for bins, level in zip(PYRAMID, self.pyramid, strict=True)
+        ]
+        output = resize(self.classifier(self.fuse(torch.cat([deep, *levels], dim=1))), size)
+        return (output, resize(self.auxiliary(third), size)) if self.training else output
+
+
+def resize(x: Tensor, size: torch.Size) -> Tensor:
+    """Bilinear to (h, w)."""
+    return functional.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def unet(width: int = 64, in_channels: int = 1, out_channels: int = 4) -> nn.Module:
+    """UNet: (n, in_channels, h, w) -> (n, out_channels, h, w); h and w divisible by 16.
+
+    3x3 convolutions with bias and padding 1, each with batch norm and ReLU; 4 poolings; 2x2 up-convolutions; a 1x1
+    classifier: 23 convolutions, 18 batch norms, 118 pairs of kind and layer. Kernels start from the Gaussian of the
+    paper (He initialisation), biases from 0.
+
+    Args:
+        width: channels of the first level, doubled at each pooling.
+        in_channels: of the image.
+        out_channels: classes, or copies of the image for auto-encoding.
+
+    Source: Ronneberger, Fischer, Brox 2015, arXiv:1505.04597.
+    """
+    return he_initialised(UNet(width, in_channels, out_channels))
+
+
+def pspnet(width: int = 64, in_channels: int = 1, out_channels: int = 4, weights: str | None = None) -> nn.Module:
+    """PSPNet on ResNet-18, output stride 8: (n, in_channels, h, w) -> (n, out_channels, h, w); h and w from 48.
+
+    Pyramid of 1, 2, 3, 6 bins, fusion, 1x1 classifier; in train mode also the output of an auxiliary head on layer3:
+    28 convolutions, 26 batch norms, 134 pairs of kind and layer, 127 of them live.
+
+    Args:
+        width: channels of the stem; a multiple of 1, 64 in the paper.
+        in_channels: 1 (repeated to 3) or 3.
+        out_channels: classes, or copies of the image for auto-encoding.
+        weights: None (random) or "imagenet" (torchvision's ResNet-18; width 64 only).
+
+    Raises:
+        OptionError: other in_channels or weights, or ImageNet weights at another width or where they can't be had.
+
+    Source: Zhao et al. 2017, doi:10.1109/CVPR.2017.660; He et al. 2016, doi:10.1109/CVPR.2016.90.
+    """
+    if in_channels not in (1, 3):
+        raise OptionError(f"in_channels={in_channels}: expected 1 or 3, for PSPNet's encoder takes RGB")
+    model = he_initialised(PSPNet(width, in_channels, out_channels))
+    if weights is not None:
+        load_imagenet(model, width, weights)
+    return model
+
+
+def connections(model: nn.Module) -> list[tuple[str, str]]:
+    """(from, to) names of the convolutions that a long (UNet) or short (PSPNet) connection joins."""
+    if isinstance(model, UNet):
+        last = len(model.up) - 1
+        return [(f"down.{level}.conv2", f"up.{last - level}.block.conv1") for level in range(len(model.up))]
+    blocks = [f"{name}.conv2" for name, module in model.named_modules() if isinstance(module, BasicBlock)]
+    return list(zip(["encoder.conv1", *blocks], blocks, strict=False))
+
+
+NETWORKS = {"unet": unet, "pspnet": pspnet}
+
+
+def he_initialised(model: nn.Module) -> nn.Module:
+    """One scheme for all networks: Gaussian kernels of variance 2 / fan-in, biases 0, batch norm (1, 0).
+
+    Source: He et al. 2015, doi:10.1109/ICCV.2015.123.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return model
+
+
+def load_imagenet(model: PSPNet, width: int, weights: str) -> None:
+    """Load torchvision's ResNet-18 into the encoder, in place; see `pspnet`."""
+    if weights != "imagenet":
+        raise OptionError(f"weights={weights!r}: expected None or 'imagenet'")
+    if width != 64:
+        raise OptionError(f"weights='imagenet' with width={width}: torchvision's ResNet-18 has width 64 only")
+    try:
+        state = ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+    except Exception as error:  # no network, a proxy, a truncated download
+        raise OptionError(
+            f"weights='imagenet': could not be downloaded ({type(error).__name__}: {error}); connect once, or put "
+            "torchvision's resnet18 file into torch's hub folder, or take another start"
+        ) from error
+    model.encoder.load_state_dict({name: value for name, value in state.items() if not name.startswith("fc.")})

@@ -1,0 +1,40 @@
+"""What the paper reports, from data/paper/: never typed again elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+FOLDER = Path(__file__).parents[2] / "data" / "paper"
+
+
+def not_reusable() -> pd.DataFrame:
+    """The parameters of PSPNet that the paper lists as not reusable.
+
+    Returns:
+        DataFrame[kind, layer, name]: `layer` in the paper's count, `name` of the module in `prr.study.pspnet`.
+
+    Source: Wang et al. 2020, arXiv:2008.03411, section 3.1.
+    """
+    return pd.read_csv(FOLDER / "pspnet_not_reusable.csv", comment="#")
+
+
+def reused_share(table: pd.DataFrame) -> pd.DataFrame:
+    """How much of PSPNet is reused if all but the paper's list is, counted in two ways.
+
+    Args:
+        table: `prr.parameter_table(prr.study.pspnet())`.
+
+    Returns:
+        DataFrame[counted, listed, total, share]: pairs of kind and layer (the paper's 92 %), and the numbers within
+        the kernels of the encoder; `share` is the reused part.
+    """
+    listed = table.merge(not_reusable()[["kind", "name"]])
+    kernels = table[table["name"].str.startswith("encoder.") & (table["kind"] == "W")]
+    counts = {
+        "pairs of kind and layer": (len(listed), len(table)),
+        "weights in the encoder's kernels": (listed.loc[listed["kind"] == "W", "size"].sum(), kernels["size"].sum()),
+    }
+    rows = [(counted, part, total, round(1 - part / total, 3)) for counted, (part, total) in counts.items()]
+    return pd.DataFrame(rows, columns=["counted", "listed", "total", "share"])

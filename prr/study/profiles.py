@@ -1,0 +1,106 @@
+"""Every decision of scale in one place: what a profile means, and which of its values may be overridden."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from prr.errors import OptionError
+
+STARTS = ("independent", "shared", "imagenet")
+CHOICES = {"normalisation": ("zscore", "unit"), "unet_start": STARTS[:2], "pspnet_start": STARTS}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One scale of the study. Every field but `name` can be overridden by its name."""
+
+    name: str
+    acdc_patients: int  # phantom patients; real data come as they are
+    t1_patients: int
+    rvsc_patients: int
+    size: int  # pixels, square
+    spacing_mm: float
+    normalisation: str  # of each volume: zscore, or unit for [0, 1]
+    unet_width: int  # channels of the first level
+    pspnet_width: int
+    unet_start: str  # independent or shared; as in the paper: its UNet had no common start
+    pspnet_start: str  # shared stands in for the paper's common ImageNet weights
+    steps: int  # of the optimiser, the same for every network
+    batch_size: int
+    learning_rate: float
+    threads: int  # of a CPU job; other numbers give other last digits
+
+
+_QUICK = Profile(
+    name="quick",
+    acdc_patients=60,
+    t1_patients=14,
+    rvsc_patients=8,
+    size=64,
+    spacing_mm=2.2,
+    normalisation="zscore",
+    unet_width=8,
+    pspnet_width=16,
+    unet_start="independent",
+    pspnet_start="shared",
+    steps=400,
+    batch_size=24,
+    learning_rate=2e-3,
+    threads=2,
+)
+
+PROFILES = {
+    "smoke": dataclasses.replace(
+        _QUICK, name="smoke", acdc_patients=4, t1_patients=7, rvsc_patients=2, size=48, spacing_mm=3.0,
+        unet_width=2, pspnet_width=4, steps=8, batch_size=8,
+    ),
+    "quick": _QUICK,
+    "paper": dataclasses.replace(
+        _QUICK, name="paper", acdc_patients=100, t1_patients=210, rvsc_patients=32, size=128, spacing_mm=1.5,
+        unet_width=64, pspnet_width=64, steps=6000, batch_size=32, learning_rate=1e-3,
+    ),
+}  # fmt: skip
+
+OVERRIDES = tuple(field.name for field in dataclasses.fields(Profile) if field.name != "name")
+
+
+def profile(name: str, **overrides: Any) -> Profile:
+    """The profile of that name with some values replaced.
+
+    Args:
+        name: smoke (for tests; results mean nothing), quick (two CPU cores; shows the phenomena) or paper (CUDA).
+        overrides: any of OVERRIDES; None keeps the profile's value.
+
+    Raises:
+        OptionError: an unknown profile or override, or a value of the wrong type or range.
+    """
+    if name not in PROFILES:
+        raise OptionError(f"profile {name!r}: expected one of {', '.join(PROFILES)}")
+    for key in overrides:
+        if key not in OVERRIDES:
+            near = difflib.get_close_matches(key, OVERRIDES, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise OptionError(f"override {key!r}: expected one of {', '.join(OVERRIDES)}{hint}")
+    chosen = {key: value for key, value in overrides.items() if value is not None}
+    base = PROFILES[name]
+    return dataclasses.replace(base, **{key: _checked(key, value, getattr(base, key)) for key, value in chosen.items()})
+
+
+def _checked(key: str, value: Any, like: Any) -> Any:
+    """The value, if it is of the same type as the profile's own and in range."""
+    if key in CHOICES:
+        if value not in CHOICES[key]:
+            raise OptionError(f"{key}={value!r}: expected one of {', '.join(CHOICES[key])}")
+        return value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or value <= 0 or (isinstance(like, int) and value != int(value)):
+        expected = "a whole number above 0" if isinstance(like, int) else "a number above 0"
+        raise OptionError(f"{key}={value!r}: expected {expected}, such as {like}")
+    if key == "size" and (value % 16 or value < 48):
+        raise OptionError(f"size={value}: expected at least 48 and divisible by 16, for UNet pools four times")
+    if key == "batch_size" and value < 2:
+        raise OptionError("batch_size=1: expected at least 2, for batch norm needs more than one value")
+    return type(like)(value)

@@ -1,0 +1,162 @@
+"""Networks, slices and result tables on disk: made once, found by the values that they depend on."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from filelock import FileLock
+from platformdirs import user_cache_path
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from prr.errors import DataError
+
+Key = dict[str, Any]
+FOLDERS = ("slices", "networks", "tables")
+
+
+def location() -> Path:
+    """`PRR_STORE`, else build/store in the repository, else the user's cache."""
+    if folder := os.environ.get("PRR_STORE"):
+        return Path(folder).expanduser().absolute()
+    root = Path(__file__).parents[2]
+    return root / "build" / "store" if (root / "_toc.yml").exists() else user_cache_path("pr-rmse")
+
+
+def digest(key: Key) -> str:
+    """16 hex digits that name a key; equal keys, equal digits."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def provenance(device: str) -> dict[str, str]:
+    """Where and with what a result was made."""
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"{device} {platform.machine()}",
+        "commit": commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@functools.cache
+def commit() -> str:
+    """The repository's commit, with a + if files differ from it; "unknown" outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--exclude=*", "--dirty=+"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+class Store:
+    """A folder of results. Every file is written whole or not at all, and two processes never make the same one."""
+
+    def __init__(self, folder: Path | str | None = None):
+        self.folder = Path(folder) if folder else location()
+
+    def path(self, folder: str, key: Key) -> Path:
+        """Where the result of a key lies, made or not."""
+        return self.folder / folder / f"{digest(key)}{'.json' if folder == 'tables' else '.safetensors'}"
+
+    def tensors(
+        self, folder: str, key: Key, make: Callable[[], tuple[dict[str, Tensor], dict]]
+    ) -> tuple[dict[str, Tensor], dict]:
+        """Tensors and their record, from disk or from `make()`, whose record is kept with the key.
+
+        Raises:
+            DataError: the file in the store can't be read.
+        """
+
+        def write(path: Path) -> None:
+            tensors, record = make()
+            record = json.dumps({"key": key, **record})
+            save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, path, {"record": record})
+
+        return self._get(self.path(folder, key), write, _read_tensors)
+
+    def table(self, key: Key, make: Callable[[], tuple[pd.DataFrame, dict]]) -> tuple[pd.DataFrame, dict]:
+        """A table and its record, from disk or from `make()`; numbers come back bit for bit.
+
+        Raises:
+            DataError: the file in the store can't be read.
+        """
+
+        def write(path: Path) -> None:
+            table, record = make()
+            content = {"record": {"key": key, **record}, "table": table.to_dict("split", index=False)}
+            path.write_text(json.dumps(content))
+
+        return self._get(self.path("tables", key), write, _read_table)
+
+    def lock(self, path: Path) -> FileLock:
+        """One process at a time makes `path`; the operating system frees the lock of a process that dies."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path.with_name(path.name + ".lock"))
+
+    def _get(self, path: Path, write: Callable[[Path], None], read: Callable[[Path], Any]) -> Any:
+        with self.lock(path):
+            if not path.exists():
+                draft = path.with_suffix(".draft")
+                write(draft)
+                os.replace(draft, path)
+        try:
+            return read(path)
+        except (SafetensorError, ValueError, KeyError, OSError) as error:
+            raise DataError(f"{path}: expected a whole result, found {error}; delete the file, it is remade") from error
+
+    def list(self) -> pd.DataFrame:
+        """DataFrame[folder, file, what, megabytes, made], newest first."""
+        rows = []
+        for folder in FOLDERS:
+            for path in sorted((self.folder / folder).glob("*.*")):
+                if path.suffix in (".safetensors", ".json"):
+                    status = path.stat()
+                    made = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.st_mtime))
+                    rows.append((folder, path.name, _what(path), round(status.st_size / 1e6, 3), made))
+        table = pd.DataFrame(rows, columns=["folder", "file", "what", "megabytes", "made"])
+        return table.sort_values("made", ascending=False, kind="stable", ignore_index=True)
+
+    def clean(self, folders: tuple[str, ...] = FOLDERS) -> int:
+        """Delete this store's own files, and nothing else, in some of its folders; returns how many."""
+        own = [
+            path
+            for folder in folders
+            for path in (self.folder / folder).glob("*.*")
+            if path.suffix in (".safetensors", ".json", ".draft", ".lock")
+        ]
+        for path in own:
+            path.unlink()
+        return len(own)
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["record"])  # noqa: SIM118
+
+
+def _read_table(path: Path) -> tuple[pd.DataFrame, dict]:
+    content = json.loads(path.read_text())
+    return pd.DataFrame(**content["table"]), content["record"]
+
+
+def _what(path: Path) -> str:
+    """The words in a result's key, for a listing."""
+    read = _read_tensors if path.suffix == ".safetensors" else _read_table
+    try:
+        return " ".join(value for value in read(path)[1]["key"].values() if isinstance(value, str) and len(value) < 16)
+    except (SafetensorError, ValueError, KeyError, TypeError):
+        return "unreadable"

@@ -1,0 +1,139 @@
+"""Train one network on one task; everything that decides the result is an argument."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from tqdm.auto import tqdm
+
+from prr.data import Slices
+from prr.metrics import foreground_dice, nanmean
+from prr.reuse import predict
+
+# Goes into every stored network's key: raise it when a change here or in models.py changes what training gives.
+RECIPE = 1
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (output, images, masks) -> scalar
+AUXILIARY_WEIGHT = 0.4  # of PSPNet's auxiliary head, Zhao et al. 2017
+CHECKPOINTS = 8  # lines of the history
+
+
+def segmentation_loss(output: Tensor, images: Tensor, masks: Tensor) -> Tensor:
+    """Cross-entropy plus soft Dice loss over the foreground classes.
+
+    Args:
+        output: (b, classes, h, w) logits.
+        images: (b, 1, h, w), not used.
+        masks: (b, h, w) int64.
+
+    Source: Milletari et al. 2016, doi:10.1109/3DV.2016.79, in the form without squares.
+    """
+    probability = output.softmax(1)[:, 1:]
+    truth = functional.one_hot(masks, output.shape[1]).movedim(-1, 1)[:, 1:]
+    both, total = (probability * truth).sum((0, 2, 3)), (probability + truth).sum((0, 2, 3))
+    soft_dice = (2 * both + 1) / (total + 1)  # + 1 pixel: a class that a batch lacks counts as right if not predicted
+    return functional.cross_entropy(output, masks) + 1 - soft_dice.mean()
+
+
+def autoencoding_loss(output: Tensor, images: Tensor, masks: Tensor) -> Tensor:
+    """Mean square error of every output channel against the input image, as in the paper."""
+    return functional.mse_loss(output, images.expand_as(output))
+
+
+LOSSES = {"segmentation": segmentation_loss, "auto-encoding": autoencoding_loss}
+
+
+def fit(
+    model: nn.Module,
+    data: Slices,
+    task: str,
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+) -> pd.DataFrame:
+    """Train a network in place on `data.train`; Adam, cosine decay to 0. Repeatable on the same CPU and threads.
+
+    Args:
+        model: network, on the device where it is to be trained.
+        data: slices with a train and a validation part.
+        task: segmentation or auto-encoding.
+        steps: optimiser steps.
+        batch_size: slices per step.
+        learning_rate: at the first step.
+        seed: of the order of the slices and of the augmentation.
+
+    Returns:
+        DataFrame[step, loss, validation]: mean training loss since the last line, and on the validation part the mean
+        foreground Dice (segmentation) or the mean square error (auto-encoding).
+    """
+    device = next(model.parameters()).device
+    part = data.train
+    images, masks = part.images.to(device), part.masks.to(device)
+    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    augment = v2.RandomAffine(15, (0.05, 0.05), (0.9, 1.1), fill={tv_tensors.Image: float(images.min()), "others": 0})
+    history, total = [], torch.zeros((), device=device)
+    every = max(steps // CHECKPOINTS, 1)
+    with torch.random.fork_rng():  # the transforms draw from the global generator
+        torch.manual_seed(seed)
+        batches = orders(len(images), batch_size, seed)
+        for step in tqdm(range(1, steps + 1), task, disable=None):
+            index = next(batches).to(device)
+            image, mask = augment(tv_tensors.Image(images[index]), tv_tensors.Mask(masks[index]))
+            total += advance(model, optimiser, LOSSES[task], image.as_subclass(Tensor), mask.as_subclass(Tensor).long())
+            schedule.step()
+            if step % every == 0:
+                history.append((step, total.item() / every, validate(model, data.validation, task)))
+                total.zero_()
+    return pd.DataFrame(history, columns=["step", "loss", "validation"])
+
+
+def seconds_per_slice(model: nn.Module, size: int) -> float:
+    """Time that one slice of a training step takes, measured on a batch of two; the network is changed by it."""
+    device = next(model.parameters()).device
+    images = torch.randn(2, 1, size, size, device=device)
+    masks = torch.zeros(2, size, size, dtype=torch.long, device=device)
+    optimiser = torch.optim.Adam(model.parameters())
+    for _ in range(2):  # the first step allocates
+        began = time.perf_counter()
+        advance(model, optimiser, segmentation_loss, images, masks).item()
+    return (time.perf_counter() - began) / 2
+
+
+def advance(model: nn.Module, optimiser: torch.optim.Optimizer, loss_of: Loss, images: Tensor, masks: Tensor) -> Tensor:
+    """One step; returns the loss, the auxiliary head's included."""
+    model.train()
+    output = model(images)
+    losses = [loss_of(each, images, masks) for each in (output if isinstance(output, tuple) else (output,))]
+    loss = losses[0] + AUXILIARY_WEIGHT * sum(losses[1:])
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+    return loss.detach()
+
+
+def orders(count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """Batches of indices without end: each pass over the data in a fresh order, batches run on across passes."""
+    generator = torch.Generator().manual_seed(seed)
+    queue = torch.empty(0, dtype=torch.long)
+    while True:
+        while len(queue) < batch_size:
+            queue = torch.cat([queue, torch.randperm(count, generator=generator)])
+        yield queue[:batch_size]
+        queue = queue[batch_size:]
+
+
+def validate(model: nn.Module, part: Slices, task: str) -> float:
+    """Mean foreground Dice over patients, or mean square error."""
+    output = predict(model.eval(), part.images)
+    if task == "segmentation":
+        return float(nanmean(foreground_dice(output, part)))
+    return autoencoding_loss(output, part.images.to(output.device), part.masks).item()
