@@ -61,6 +61,26 @@ def reuse(sweep: pd.DataFrame, *, tolerance: float = 0.05, score: str = "foregro
     return _finish(figure, axes, note, legend=True)
 
 
+def compare(sweeps: dict[str, pd.DataFrame], *, tolerance: float = 0.05, note: str = "") -> Figure:
+    """Drop of the score by kind for the same layer in several runs, side by side.
+
+    Args:
+        sweeps: {title: DataFrame[kind, drop, low, high]}, one row per kind each.
+        tolerance: drop up to which a layer counts as reusable.
+        note: where the numbers come from.
+    """
+    figure, axis = plt.subplots(figsize=(8, 3.2))
+    for index, (title, sweep) in enumerate(sweeps.items()):
+        place = np.arange(len(sweep)) + (index - (len(sweeps) - 1) / 2) * 0.25
+        bar = np.clip([sweep["drop"] - sweep["low"], sweep["high"] - sweep["drop"]], 0, None)
+        axis.errorbar(place, sweep["drop"], bar, fmt="os^D"[index], color=_PALETTE[index], label=title, capsize=3)
+        axis.set_xticks(range(len(sweep)), sweep["kind"])
+    axis.axhspan(0, tolerance, color="0.9", zorder=0, label=f"within {tolerance:g} of the target")
+    axis.set(xlabel="replaced", ylabel="drop of the score")
+    axis.legend(frameon=False, fontsize=8)
+    return _finish(figure, [axis], note)
+
+
 def rmse(table: pd.DataFrame, *, kinds: tuple[str, ...] = ("W", "B"), note: str = "") -> Figure:
     """RMSE and relative RMSE against the layer (the paper's Figs 6, 10).
 
@@ -245,7 +265,14 @@ class Download:
     def _repr_html_(self) -> str:
         data = base64.b64encode(self.text.encode()).decode()
         name = html.escape(self.name, quote=True)
-        return f'<a download="{name}" href="data:text/csv;base64,{data}">Data of this figure: {name}</a>'
+        return f'<a download="{name}" href="data:text/csv;base64,{data}">{name}: the data, as CSV</a>'
+
+
+class Words(str):
+    """Text that a notebook shows as Markdown."""
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
 
 
 def _panels(count: int, **options) -> tuple[Figure, list[Axes]]:
@@ -269,8 +296,9 @@ def _finish(figure: Figure, axes: list[Axes], note: str, legend: bool = False) -
         axis.spines[["top", "right"]].set_visible(False)
     if legend:
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False, fontsize=8)
-    figure.tight_layout(rect=(0, 0.06 if legend else 0.02, 1, 1))
+        figure.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False, fontsize=8)
+    above = 0.3 / figure.get_figheight() if legend else 0
+    figure.tight_layout(rect=(0, 0.02, 1, 1 - above))
     return _note(figure, note)
 
 

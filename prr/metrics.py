@@ -85,7 +85,7 @@ def foreground_dice(output: Tensor, data) -> np.ndarray:
     Returns:
         (patients,) in order of patient id; NaN for a patient without foreground in prediction and mask.
     """
-    prediction = output.argmax(1)
+    prediction = output.max(1).indices  # argmax(1) takes ten times as long on a CPU
     masks, patient = data.masks.to(prediction.device), data.patient.to(prediction.device)
     _, counts = overlap(prediction, masks, patient, classes=output.shape[1])
     return nanmean(ratio(counts)[:, 1:])

@@ -66,7 +66,7 @@ def sweep(
     kinds: Sequence[str] = ALL,
     layers: Collection[int] | None = None,
     score: Score | None = None,
-    batch_size: int = 64,
+    batch_size: int = 32,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Score the target with each of its layers' parameters replaced in turn, one layer and one kind at a time.
@@ -101,7 +101,7 @@ def sweep(
     wanted = table["kind"].isin(kinds) & (True if layers is None else table["layer"].isin(layers))
     rows = table[table["live"] & wanted]
     rows = rows.sort_values("kind", key=lambda kind: kind.map(list(kinds).index), kind="stable", ignore_index=True)
-    model = copy.deepcopy(target).eval()
+    model = copy.deepcopy(target).eval().to(memory_format=torch.channels_last)
     before = values(model, data, score, batch_size)
     after = np.empty((len(rows), len(before)))
     for row in tqdm(rows.itertuples(), "sweep", len(rows), disable=None if progress else True):
@@ -113,7 +113,7 @@ def sweep(
     return rows[["kind", "layer", "name"]].assign(score=reached, drop=nanmean(before) - reached, low=low, high=high)
 
 
-def predict(model: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
+def predict(model: nn.Module, images: Tensor, batch_size: int = 32) -> Tensor:
     """Output (n, ...) of a network in eval mode on images (n, ...), batch by batch on the network's device."""
     device = device_of(model)
     with torch.inference_mode():

@@ -6,11 +6,11 @@ from prr.data import acdc, rvsc, t1
 from prr.data.acdc import read_acdc
 from prr.data.phantom import write_phantom
 from prr.data.rvsc import read_rvsc
-from prr.data.slices import Slices, split
+from prr.data.slices import Slices, describe, split
 from prr.data.t1 import read_t1
 from prr.errors import OptionError
 
-__all__ = ["Slices", "check", "read_acdc", "read_rvsc", "read_t1", "split", "write_phantom"]
+__all__ = ["Slices", "check", "describe", "read_acdc", "read_rvsc", "read_t1", "split", "write_phantom"]
 
 _INSPECT = {"acdc": acdc.inspect, "t1": t1.inspect, "rvsc": rvsc.inspect}
 

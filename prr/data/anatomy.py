@@ -15,8 +15,8 @@ import numpy as np
 
 TISSUES = ("air", "fat", "muscle", "lung", "liver", "blood", "myocardium", "marrow")
 
-# ACDC's groups: LV radius and wall at end-diastole, mm; LV radius at end-systole / end-diastole; RV area (1: normal)
-# and its ratio.
+# ACDC's groups: LV radius and wall at end-diastole, mm; LV radius at end-systole / end-diastole; RV area
+# (1: normal) and its ratio.
 GROUPS = {
     "NOR": (25.5, 7.5, 0.70, 1.00, 0.62),
     "DCM": (34.0, 7.5, 0.90, 1.05, 0.75),

@@ -154,13 +154,13 @@ def _t1_patient(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.nd
     for s, k in np.ndindex(drift.shape[:2]):
         signal[s, k] = shift(signal[s, k], drift[s, k, ::-1], order=1, mode="nearest")
     image = (rng.uniform(300, 900) * _scan(rng, signal, rng.uniform(0.015, 0.035))).astype(np.uint16)
-    outlines = [view.pixels(curves[name].points(t1.POINTS))[:, None] for name in ("endo", "epi")]  # (S, 1, 60, 2)
-    contours = [outline + drift[:, :, None] + 1 for outline in outlines]  # counted from 1, as MATLAB does
+    outlines = [view.pixels(curves[name].points(t1.POINTS)) for name in ("endo", "epi")]  # (S, 60, 2)
+    contours = [line[:, None] + drift[:, :, None] + 1 for line in outlines]  # counted from 1, as MATLAB does
     return image.transpose(2, 3, 1, 0), *(contour.transpose(2, 3, 1, 0) for contour in contours), times
 
 
 def _inversion_times(rng: np.random.Generator, slices: int) -> np.ndarray:
-    """(11, slices) ms, ascending: three inversions, read at 3, 3 and 5 heartbeats (Messroghli et al. 2004)."""
+    """(11, slices) ms, ascending: three inversions, read at 3, 3 and 5 heartbeats (Messroghli 2004)."""
     beat = rng.normal(850, 80)
     times = [first + beat * k for first, beats in ((100, 3), (200, 3), (350, 5)) for k in range(beats)]
     return np.sort(np.array(times)[:, None] + rng.normal(0, 8, (len(times), slices)), axis=0)

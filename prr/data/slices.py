@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from skimage.draw import polygon2mask
@@ -131,6 +132,31 @@ class Slices:
         )
 
 
+def describe(*data: Slices) -> pd.DataFrame:
+    """What some data sets hold, a row each.
+
+    Returns:
+        DataFrame[data set, origin, patients, held out, slices, pixels, spacing_mm, RV cavity, myocardium, LV cavity]; the
+        last three are shares of all pixels.
+    """
+    rows = []
+    for each in data:
+        shares = torch.bincount(each.masks.flatten().long(), minlength=len(LABELS)) / each.masks.numel()
+        rows.append(
+            {
+                "data set": each.name,
+                "origin": "phantom" if each.phantom else "real",
+                "patients": len(each.patient.unique()),
+                "held out": len(each.validation.patient.unique()),
+                "slices": len(each),
+                "pixels": "{} x {}".format(*each.images.shape[-2:]),
+                "spacing_mm": each.spacing_mm,
+                **{LABELS[label]: round(shares[label].item(), 3) for label in (1, 2, 3)},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def split(patient: Sequence[int] | Tensor, fraction: float = 0.5, seed: int = 0) -> tuple[int, ...]:
     """Patients to hold out, drawn at random: the same for the same set of patients, fraction and seed.
 
@@ -212,7 +238,7 @@ def on_grid(
 
 
 def centred(pixels: Tensor, size: int, fill: float) -> Tensor:
-    """(..., h, w) cropped or padded to (..., size, size); centres agree, to half a pixel if parities differ."""
+    """(..., h, w) cropped or padded to (..., size, size) around its centre, to half a pixel."""
     height, width = pixels.shape[-2:]
     top, left = (size - height) // 2, (size - width) // 2
     # Negative padding crops.
@@ -225,7 +251,7 @@ def fill(contour: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         (left, top), (right, bottom) = contour.min(axis=0), contour.max(axis=0)
         raise DataError(
             f"expected a contour within the image, {shape[0]} rows and {shape[1]} columns, "
-            f"found x {left:g} to {right:g}, y {top:g} to {bottom:g}"
+            f"found x {left:g} to {right:g}, y {top:g} to {bottom:g}; does it count pixels from 0 or from 1?"
         )
     return polygon2mask(shape, contour[:, ::-1])
 
@@ -249,7 +275,7 @@ def check_options(size: int, spacing_mm: float, normalise: str) -> None:
 
 @contextmanager
 def reading(path: Path | str, expected: str) -> Iterator[None]:
-    """Turn whatever a library raises over a bad file into a DataError that names the file (and the part of it)."""
+    """Turn whatever a library raises over a bad file into a DataError that names the file."""
     try:
         yield
     except DataError as error:

@@ -55,7 +55,7 @@ def read_t1(
             from 1.
         seed: taken for the sake of the other readers; nothing is drawn here.
         normalise: "zscore" or "unit" ([0, 1]), per patient.
-        pixel_mm: size of a pixel in the file, mm; 2.1 is the in-plane resolution of the imaging protocol.
+        pixel_mm: size of a pixel in the file, mm. 2.1 is an assumption, from protocols of this kind.
         first_pixel: what contours call the first row and column: 1, as MATLAB does, or 0.
         progress: show a bar on a terminal.
 
@@ -102,7 +102,7 @@ def inspect(root: Path) -> dict:
             counts["slices"] += int(drawn.sum())
             counts["labels"] |= {2} if drawn.any() else set()
             if not drawn.all():
-                counts["missing"].append(f"{path}: patient {number}: {(~drawn).sum()} images without a contour")
+                counts["missing"].append(f"{path}: patient {number}: {(~drawn).sum()} images lack a contour")
     return counts
 
 
@@ -208,7 +208,8 @@ class _Dataset:
             if len(inner) != 1:
                 raise DataError(f"{field}: expected one array in the cell, found {len(inner)}")
             item = self.file[inner[0]]
-        if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiu" or item.external or item.is_virtual:
+        numeric = isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu"
+        if not numeric or item.external or item.is_virtual:
             raise DataError(f"{field}: expected numbers, kept in this file, found {item}")
         return item
 
@@ -236,8 +237,9 @@ class _Dataset:
         stored = self._stored(field, number)
         if stored.attrs.get("MATLAB_empty", 0):
             return np.full((np.prod(weightings), POINTS, 2), np.nan)
-        if (shape := self.shape(field, number)) != (POINTS, 2, *weightings):
-            raise DataError(f"{field}: expected (points, xy, T, S) = {(POINTS, 2, *weightings)}, found {shape}")
+        expected = (POINTS, 2, *weightings)
+        if (shape := self.shape(field, number)) != expected:
+            raise DataError(f"{field}: expected (points, xy, T, S) = {expected}, found {shape}")
         points = stored[()].astype(float).T.reshape(shape).transpose(3, 2, 0, 1).reshape(-1, POINTS, 2)
         points[(points == 0).all(axis=(1, 2))] = np.nan
         return points
@@ -252,6 +254,6 @@ def _myocardium(endo: np.ndarray, epi: np.ndarray, shape: tuple[int, int]) -> np
     """(h, w) label 2 inside the epicardial and not inside the endocardial contour."""
     cavity, heart = fill(endo, shape), fill(epi, shape)
     if cavity.sum() >= heart.sum():
-        raise DataError(f"expected the endocardial contour within the epicardial one, found {cavity.sum()} and "
-                        f"{heart.sum()} pixels")
+        raise DataError(f"expected the endocardial contour within the epicardial one, found {cavity.sum()} "
+                        f"and {heart.sum()} pixels inside")
     return np.where(heart & ~cavity, 2, 0).astype(np.uint8)

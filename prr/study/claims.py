@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from prr.figures import Words
 from prr.study import paper
 from prr.verdict import NOT_REUSABLE, REUSABLE, layer_verdicts
 
@@ -85,6 +86,36 @@ def comparison(unet: pd.DataFrame, pspnet: pd.DataFrame, tolerance: float = 0.05
         ("RM of the first layer is reusable in neither network", "section 1.2.2",
          *not_reusable(pd.concat([first, second])[lambda both: both["layer"] == 1], "RM")),
     ])  # fmt: skip
+
+
+def inequalities(unet: pd.DataFrame, pspnet: pd.DataFrame) -> pd.DataFrame:
+    """What the paper assumes of batch norm, for both networks; columns as `unet`.
+
+    Args:
+        unet: from `prr.shift_scale`.
+        pspnet: likewise.
+    """
+    rows = [
+        (f"{network}: {claim}", *rest)
+        for network, shift, where in (("UNet", unet, "Fig. 5"), ("PSPNet", pspnet, "Fig. 9"))
+        for claim, *rest in assumptions(shift, where)
+    ]
+    return _ledger(rows)
+
+
+def in_words(*ledgers: pd.DataFrame) -> Words:
+    """What holds, what does not and what stays open, as sentences with the numbers that decided.
+
+    Args:
+        ledgers: DataFrame[claim, where, verdict, evidence].
+    """
+    rows = pd.concat(ledgers)
+    paragraphs = []
+    for verdict, opening in ((YES, "Holds in this run"), (NO, "Does not hold in this run"), (UNSURE, "Stays open")):
+        part = rows[rows["verdict"] == verdict]
+        items = "".join(f"\n- {row.claim} ({row.where}): {row.evidence}." for row in part.itertuples())
+        paragraphs.append(f"**{opening}** ({len(part)} of {len(rows)} statements){':' if len(part) else '.'}\n{items}")
+    return Words("\n\n".join(paragraphs))
 
 
 def reusable_except(judged: pd.DataFrame, kind: str, exceptions: Collection[int] = ()) -> tuple[str, str]:

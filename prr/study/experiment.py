@@ -17,6 +17,7 @@ from torch import nn
 from prr import reuse
 from prr.data import Slices, read_acdc, read_rvsc, read_t1, write_phantom
 from prr.errors import DataError, OptionError
+from prr.figures import Words
 from prr.layers import ALL
 from prr.metrics import dice
 from prr.study import training
@@ -34,6 +35,7 @@ CHAPTERS = {
     "04": (("unet", None), ("pspnet", None), ("pspnet", "unit")),
 }
 PHANTOM_SEED = 0
+MEANINGLESS = {"smoke": " (results mean nothing)"}
 
 
 class Experiment:
@@ -291,17 +293,17 @@ class Experiment:
     # ------------------------------------------------------------ provenance
 
     @property
-    def stamp(self) -> Stamp:
+    def stamp(self) -> Words:
         """One line: profile and overrides, seed, device, the data read so far, commit and versions."""
         made = provenance(self.device)
-        threads = f" ({self.profile.threads} threads)" if self.device == "cpu" else ""
+        threads = f", threads: {self.profile.threads}" if self.device == "cpu" else ""
         changed = "".join(f", {name} {value}" for name, value in self.overrides.items())
         data = [
             f"{each.name} {'phantom' if each.phantom else 'real'} ({len(each.patient.unique())} patients)"
             for each in self._slices.values()
         ]
-        return Stamp(" · ".join([
-            f"profile {self.profile.name}{changed}", f"seed {self.seed}", made["device"] + threads, *data,
+        return Words(" · ".join([
+            f"profile {self.profile.name}{MEANINGLESS.get(self.profile.name, '')}{changed}", f"seed {self.seed}", made["device"] + threads, *data,
             f"commit {made['commit']}", f"torch {made['torch']}", f"Python {made['python']}", made["date"][:10],
         ]))  # fmt: skip
 
@@ -318,13 +320,6 @@ class Experiment:
             yield
         finally:
             torch.set_num_threads(before)
-
-
-class Stamp(str):
-    """A line of provenance; a notebook shows it set off from the text."""
-
-    def _repr_markdown_(self) -> str:
-        return f"> {self}"
 
 
 def plan(profile: str, chapters: Sequence[str] = (), **parameters: Any) -> pd.DataFrame:

@@ -55,7 +55,7 @@ _QUICK = Profile(
 PROFILES = {
     "smoke": dataclasses.replace(
         _QUICK, name="smoke", acdc_patients=4, t1_patients=7, rvsc_patients=2, size=48, spacing_mm=3.0,
-        unet_width=2, pspnet_width=4, steps=8, batch_size=8,
+        unet_width=2, pspnet_width=4, steps=8, batch_size=8, threads=1,
     ),
     "quick": _QUICK,
     "paper": dataclasses.replace(

@@ -75,6 +75,7 @@ def fit(
         foreground Dice (segmentation) or the mean square error (auto-encoding).
     """
     device = next(model.parameters()).device
+    model.to(memory_format=torch.channels_last)
     part = data.train
     images, masks = part.images.to(device), part.masks.to(device)
     optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)

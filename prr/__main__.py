@@ -1,0 +1,88 @@
+"""The command line: `python -m prr COMMAND --help`."""
+
+import ast
+from pathlib import Path
+
+import click
+
+from prr.errors import OptionError, PrrError
+
+
+class Commands(click.Group):
+    """A group that says what went wrong in one line on stderr, and exits with 2."""
+
+    def invoke(self, ctx: click.Context):
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            error.ctx = None  # click would print the usage above the message
+            raise
+        except PrrError as error:
+            raise _in_one_line(str(error)) from error
+        except ModuleNotFoundError as error:
+            if (error.name or "prr").split(".")[0] == "prr":
+                raise
+            raise _in_one_line(f"expected the module {error.name}; install it with the extra: pr-rmse[book]") from error
+
+
+def _in_one_line(message: str) -> click.ClickException:
+    failure = click.ClickException(" ".join(message.split()))
+    failure.exit_code = 2
+    return failure
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Which parameters of a trained network can another one use?"""
+
+
+def _values(settings: tuple[str, ...]) -> dict:
+    """name=value pairs as a dict; a value that reads as a Python literal is one, anything else is text."""
+    values = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or not name.isidentifier():
+            raise OptionError(f"--set {setting}: expected name=value")
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[name] = text
+    return values
+
+
+@main.command()
+@click.option("--profile", default="quick", show_default=True, help="The scale: smoke, quick or paper.")
+@click.option("--chapters", multiple=True, metavar="NN", help='Only these: "03 04", or the option twice.')
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the chapters.")
+@click.option("--device", help="The same as --set device=...: auto, cpu, cuda or mps.")
+@click.option("--out", type=click.Path(path_type=Path), help="Build here, not in build/<profile>.")
+@click.option("--prepare", type=click.Path(path_type=Path), help="Only write the chapters, parameters set, here.")
+@click.option("--dry-run", is_flag=True, help="Only say which networks would be trained, and at what cost.")
+def book(
+    profile: str,
+    chapters: tuple[str, ...],
+    settings: tuple[str, ...],
+    device: str | None,
+    out: Path | None,
+    prepare: Path | None,
+    dry_run: bool,
+) -> None:
+    """Execute the chapters that changed and build the book."""
+    from prr import book as builder
+    from prr.study import profiles
+
+    profiles.profile(profile)  # refuses an unknown one before it becomes a folder's name
+    numbers = " ".join(chapters).replace(",", " ").split()
+    parameters = _values(settings) | ({"device": device} if device else {})
+    if dry_run:
+        from prr.study.experiment import plan
+
+        click.echo(plan(profile, numbers, **parameters).to_string(index=False))
+    elif prepare:
+        builder.prepare(profile, prepare, chapters=numbers)
+    else:
+        builder.build(profile, chapters=numbers, parameters=parameters, out=out)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m prr")

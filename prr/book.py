@@ -1,0 +1,304 @@
+"""Execute the chapters with papermill and build the book with Jupyter Book.
+
+    book/*.ipynb -- papermill --> out/chapters -- with prose, toc, run times --> out/source -- jupyter-book --> out/html
+
+`out` is build/<profile>. Each arrow works in out/running and ends in a rename, so an interrupted run leaves nothing
+half-written; a chapter whose fingerprint is unchanged is not executed again.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from prr.errors import BookError, OptionError
+
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE.parent
+DATA_FOLDERS = ("PRR_ACDC", "PRR_T1", "PRR_RVSC")
+JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+
+
+def build(
+    profile: str = "quick",
+    *,
+    chapters: Sequence[str] = (),
+    parameters: dict | None = None,
+    root: Path = ROOT,
+    out: Path | None = None,
+) -> Path:
+    """Execute the chapters that changed, then build the book.
+
+    Args:
+        profile: the scale, given to each chapter as its parameter `profile`.
+        chapters: numbers such as "03"; none means all that _toc.yml lists.
+        parameters: more parameters for the chapters, {name: value}; each chapter has to declare them.
+        root: the folder of _toc.yml, _config.yml and book/.
+        out: where to build; build/<profile> below root unless given.
+
+    Returns:
+        The book's index.html.
+
+    Raises:
+        OptionError: an unknown chapter, or a parameter that a chapter doesn't declare.
+        BookError: a chapter failed, a figure has no alt text, or Jupyter Book warned.
+    """
+    given = {"profile": profile, **(parameters or {})}
+    notebooks = select(root, chapters)
+    for notebook in notebooks:  # all of them, before the first one trains for an hour
+        check_declared(notebook, given)
+    out = Path(out or root / "build" / profile).resolve()
+    with _alone(out):
+        for notebook in notebooks:
+            execute(notebook, given, out)
+        return render([notebook.name for notebook in notebooks], root, out)
+
+
+def prepare(profile: str, folder: Path, *, chapters: Sequence[str] = (), root: Path = ROOT) -> list[Path]:
+    """Write the chapters with their parameters set, not executed, for nbval: committed outputs are kept."""
+    import nbformat
+    import papermill
+
+    folder.mkdir(parents=True, exist_ok=True)
+    given, prepared = {"profile": profile}, []
+    for notebook in select(root, chapters):
+        check_declared(notebook, given)
+        chapter = papermill.execute_notebook(str(notebook), None, given, prepare_only=True, progress_bar=False)
+        for cell in chapter.cells:
+            if cell.get("outputs"):
+                cell.execution_count = 1  # nbstripout drops it, and nbval compares no cell without one
+        prepared.append(folder / notebook.name)
+        nbformat.write(chapter, prepared[-1])
+    return prepared
+
+
+def select(root: Path, wanted: Sequence[str] = ()) -> list[Path]:
+    """The notebooks that _toc.yml lists, in its order; of these the `wanted` numbers, if any are."""
+    toc = root / "_toc.yml"
+    if not toc.is_file():
+        raise BookError(f"expected _toc.yml and book/ in {root}, found none; run from a clone of the repository")
+    paths = [root / "book" / f"{entry['file']}.ipynb" for entry in _read_yaml(toc)["chapters"]]
+    by_number = {path.stem.split("_")[0]: path for path in paths}
+    wanted = [number.zfill(2) for number in wanted]
+    if unknown := sorted(set(wanted) - set(by_number)):
+        raise OptionError(f"unknown chapter {', '.join(unknown)}: expected some of {', '.join(by_number)}")
+    chosen = [path for number, path in by_number.items() if not wanted or number in wanted]
+    if missing := [path.name for path in chosen if not path.is_file()]:
+        raise BookError(f"_toc.yml lists chapters that are not in {root / 'book'}: {', '.join(missing)}")
+    return chosen
+
+
+def check_declared(notebook: Path, given: dict) -> None:
+    """Refuse a parameter that the chapter's `parameters` cell doesn't set: papermill only warns, and runs on."""
+    import papermill
+
+    declared = papermill.inspect_notebook(str(notebook))
+    if unknown := sorted(set(given) - set(declared)):
+        raise OptionError(
+            f"{notebook.name}: unknown parameter {', '.join(unknown)}: expected some of "
+            f"{', '.join(declared) or 'none, as no cell is tagged parameters'}"
+        )
+
+
+def execute(notebook: Path, given: dict, out: Path) -> Path:
+    """Execute one chapter into out/chapters, unless what lies there was made from the same things."""
+    import nbformat
+
+    finished = out / "chapters" / notebook.name
+    fingerprint = chapter_fingerprint(notebook, given)
+    if finished.is_file() and nbformat.read(finished, 4).metadata.get("prr", {}).get("fingerprint") == fingerprint:
+        print(f"{notebook.stem}: unchanged", flush=True)
+        return finished
+    running = out / "running" / notebook.name
+    _run(notebook, running, given, out / "failed" / notebook.name)
+    chapter = nbformat.read(running, 4)
+    _make_publishable(chapter, fingerprint)
+    _check_alt_text(chapter, notebook.name)
+    nbformat.write(chapter, running)
+    _move(running, finished)
+    print(f"{notebook.stem}: executed in {chapter.metadata.prr.seconds:.0f} s", flush=True)
+    return finished
+
+
+def chapter_fingerprint(notebook: Path, given: dict) -> str:
+    """A digest of all that a chapter's outputs depend on: its cells, `prr`, parameters, data folders, versions."""
+    import nbformat
+
+    cells = [[cell.cell_type, cell.source, cell.metadata] for cell in nbformat.read(notebook, 4).cells]
+    folders = [os.environ.get(name) for name in DATA_FOLDERS] + list(given.values())
+    changed = [_newest(folder) for folder in folders if isinstance(folder, str) and Path(folder).is_dir()]
+    facts = [cells, given, folders, changed, sys.version, version("torch")]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    for folder in (PACKAGE, notebook.parents[1] / "data" / "paper"):
+        digest.update(_tree_digest(folder).encode())
+    return digest.hexdigest()
+
+
+def render(names: list[str], root: Path, out: Path) -> Path:
+    """Build HTML from the executed chapters `names`, unless out/html was built from the same files."""
+    source, html = _assemble(names, root, out), out / "html"
+    digest = f"{_tree_digest(source)} {version('jupyter-book')} {version('sphinx')}"
+    stamp = html / ".source"
+    if stamp.is_file() and stamp.read_text() == digest:
+        print("html: unchanged", flush=True)
+        return html / "index.html"
+    built = out / "running" / "_build" / "html"
+    _jupyter_book(source, built.parents[1], out / "build.log")
+    (built / stamp.name).write_text(digest)
+    _move(built, html)
+    print(f"html: {html / 'index.html'}", flush=True)
+    return html / "index.html"
+
+
+def _run(notebook: Path, running: Path, given: dict, failed: Path) -> None:
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    os.environ.pop("MPLBACKEND", None)  # where it is set, a kernel shows no figures
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(running),
+            given,
+            kernel_name="python3",
+            cwd=str(notebook.parent),  # as in JupyterLab and under nbval
+            progress_bar=sys.stderr.isatty(),
+            extra_arguments=["--log-level=CRITICAL"],  # the kernel's own log, not the chapter's
+        )
+    except (papermill.PapermillExecutionError, DeadKernelError) as error:
+        _move(running, failed)
+        if isinstance(error, DeadKernelError):
+            what = "the kernel died, most often for want of memory; try a smaller profile"
+        else:
+            what = f"cell In [{error.exec_count}] raised {error.ename}: {error.evalue}"
+        raise BookError(f"{notebook.name}: {what} (executed so far: {failed})") from error
+
+
+def _make_publishable(chapter, fingerprint: str) -> None:
+    """Keep the cost and the parameters of the run; strip papermill's timestamps and absolute paths."""
+    run = chapter.metadata.pop("papermill")
+    shown = {name: _without_path(value) for name, value in run["parameters"].items()}
+    chapter.metadata["prr"] = {"fingerprint": fingerprint, "seconds": run["duration"], "parameters": shown}
+    for cell in chapter.cells:
+        cell.source = cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n")  # of no use to a reader
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata.tags.append("remove-cell")
+
+
+def _check_alt_text(chapter, name: str) -> None:
+    for cell in chapter.cells:
+        drawn = any(kind.startswith("image/") for out in cell.get("outputs", []) for kind in out.get("data", {}))
+        if drawn and not cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "").strip():
+            raise BookError(
+                f"{name}: cell In [{cell.execution_count}] draws a figure without alt text: "
+                'expected {"mystnb": {"image": {"alt": "..."}}} in the metadata of the cell'
+            )
+
+
+def _assemble(names: list[str], root: Path, out: Path) -> Path:
+    """Lay what Jupyter Book reads in out/source: the chapters of this build and no others, with their run times."""
+    import yaml
+
+    source = out / "source"
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.copytree(root / "book", source, ignore=shutil.ignore_patterns("*.ipynb", ".ipynb_checkpoints"))
+    for name in names:
+        shutil.copy(out / "chapters" / name, source)
+    (source / "run_times.md").write_text(_run_times([source / name for name in names]), encoding="utf-8")
+    toc, config = _read_yaml(root / "_toc.yml"), _read_yaml(root / "_config.yml")
+    if len(names) < len(toc["chapters"]):  # a link to a chapter that isn't in a partial build is no mistake
+        config["sphinx"]["config"]["suppress_warnings"] = ["myst.xref_missing"]
+    toc["chapters"] = [{"file": file} for file in [*(Path(name).stem for name in names), "run_times"]]
+    for file, content in (("_toc.yml", toc), ("_config.yml", config)):
+        (source / file).write_text(yaml.safe_dump(content), encoding="utf-8")
+    return source
+
+
+def _run_times(chapters: list[Path]) -> str:
+    import nbformat
+
+    lines = [
+        "# Run times\n",
+        "What each chapter of this build took on the machine that executed it. A chapter that finds its networks",
+        "in the store takes less than one that trains them.\n",
+        "| chapter | seconds | parameters |",
+        "| --- | ---: | --- |",
+    ]
+    for chapter in chapters:
+        run = nbformat.read(chapter, 4).metadata.prr
+        parameters = ", ".join(f"`{name}={value}`" for name, value in run.parameters.items())
+        lines.append(f"| [](./{chapter.name}) | {run.seconds:.1f} | {parameters} |")
+    lines.append(f"\nPython {sys.version.split()[0]}, torch {version('torch')}.")
+    return "\n".join(lines) + "\n"
+
+
+def _jupyter_book(source: Path, output: Path, log: Path) -> None:
+    options = ["--path-output", output, "--toc", source / "_toc.yml", "-W", "--keep-going", "-q"]
+    with log.open("w", encoding="utf-8") as lines:
+        done = subprocess.run([*JUPYTER_BOOK, "build", source, *options], stdout=lines, stderr=subprocess.STDOUT)
+    if done.returncode:
+        text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(encoding="utf-8"))
+        warnings = [line for line in text.splitlines() if re.search("WARNING|ERROR|Error:", line)]
+        raise BookError(f"jupyter-book: {(warnings or ['it failed'])[0]} ({len(warnings)} such lines in {log})")
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold `out` for this build, with an empty out/running."""
+    from filelock import FileLock, Timeout
+
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BookError(f"{out}: another build is at work here; wait for it, or build elsewhere (--out)") from None
+    running = out / "running"
+    try:
+        shutil.rmtree(running, ignore_errors=True)  # what a killed run left
+        running.mkdir()
+        yield
+    finally:
+        shutil.rmtree(running, ignore_errors=True)
+        lock.release()
+
+
+def _move(made: Path, to: Path) -> None:
+    """Put a file or a folder in place by a rename; a folder that is there already goes first."""
+    to.parent.mkdir(exist_ok=True)
+    if to.is_dir():
+        os.replace(to, made.parent / "replaced")
+    os.replace(made, to)
+
+
+def _tree_digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _newest(folder: str) -> int:
+    """The last change of the folder or of what lies directly in it; a data set of thousands of files is not read."""
+    return max(path.stat().st_mtime_ns for path in (Path(folder), *Path(folder).iterdir()))
+
+
+def _without_path(value: object) -> object:
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _read_yaml(path: Path) -> dict:
+    import yaml
+
+    return yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,0 +1,257 @@
+"""The book builder, on a toy book of two chapters through the real papermill and Jupyter Book."""
+
+import os
+import re
+import shutil
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from prr import book
+from prr.errors import BookError, OptionError
+
+REPOSITORY = Path(__file__).parents[1]
+FIGURE = "import matplotlib.pyplot as plt\n_ = plt.plot([1, 2])"
+ALT = {"mystnb": {"image": {"alt": "a line that rises"}}}
+
+
+def write_chapter(path: Path, *cells, metadata: dict | None = None) -> Path:
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    chapter = new_notebook(metadata={"kernelspec": kernel})
+    chapter.cells = [
+        new_markdown_cell(f"# {path.stem}\n\nInline $w_i$, displayed $$y = w x$$ and cited {{cite}}`wang2020`."),
+        new_code_cell('profile = "quick"\nscale = 1', metadata={"tags": ["parameters"]}),
+        *(new_code_cell(source, metadata=metadata or {}) for source in cells),
+    ]
+    nbformat.write(chapter, path)
+    return path
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch) -> Path:
+    """A book of the repository's own _config.yml and two chapters, the second of which links to the first."""
+    for name in book.DATA_FOLDERS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MPLBACKEND", "agg")  # a user may have it set; figures show all the same
+    sources = tmp_path / "toy" / "book"
+    sources.mkdir(parents=True)
+    shutil.copy(REPOSITORY / "_config.yml", sources.parent)
+    shutil.copy(REPOSITORY / "book" / "references.bib", sources)
+    (sources.parent / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters: [file: 01_one, file: 02_two]\n")
+    (sources / "index.md").write_text("# Toy\n\nFirst [](01_one.ipynb).\n\n```{bibliography}\n```\n")
+    write_chapter(sources / "01_one.ipynb", FIGURE, metadata=ALT)
+    write_chapter(sources / "02_two.ipynb", "print('scale is', scale)")
+    return sources.parent
+
+
+def executed(root: Path, name: str):
+    return nbformat.read(root / "build" / "quick" / "chapters" / name, 4)
+
+
+def ran(capsys) -> set[str]:
+    """The chapters that the builds since the last call executed."""
+    return set(re.findall(r"^(\w+): executed", capsys.readouterr().out, flags=re.M))
+
+
+class Loaded(HTMLParser):
+    """What a page loads by itself; links that a reader may click are not among it."""
+
+    def __init__(self):
+        super().__init__()
+        self.urls = []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag == "link" and attributes.get("rel") not in ("canonical", "next", "prev", "search", "author", "index"):
+            self.urls.append(attributes.get("href"))
+        elif tag in ("script", "img", "iframe", "source", "video", "audio", "embed"):
+            self.urls.append(attributes.get("src"))
+
+
+def external(page: Path) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".css":
+        urls = re.findall(r"(?:url\(|@import)\s*[\"']?([^\"')\s;]+)", text)
+    else:
+        parser = Loaded()
+        parser.feed(text)
+        urls = parser.urls
+    return [f"{page.name}: {url}" for url in urls if url and re.match("(https?:)?//", url)]
+
+
+def test_a_book_is_built_offline_and_only_once(toy, capsys, monkeypatch):
+    index = book.build(root=toy)
+    assert index == toy / "build" / "quick" / "html" / "index.html"
+    assert ran(capsys) == {"01_one", "02_two"}
+    html = index.parent
+    assert {page.name for page in html.glob("*.html")} >= {"01_one.html", "02_two.html", "run_times.html"}
+    assert 'alt="a line that rises"' in (html / "01_one.html").read_text()
+    assert "# Parameters" not in (html / "02_two.html").read_text()
+    assert (html / "_static" / "mathjax" / "tex-chtml.js").is_file()
+    assert "_static/mathjax/tex-chtml.js" in (html / "01_one.html").read_text()
+    assert [url for page in [*html.glob("*.html"), *html.rglob("*.css")] for url in external(page)] == []
+
+    before = index.stat().st_mtime_ns
+    monkeypatch.setattr(book, "_run", None)
+    monkeypatch.setattr(book, "_jupyter_book", None)
+    start = time.perf_counter()
+    assert book.build(root=toy) == index
+    assert time.perf_counter() - start < 10
+    assert index.stat().st_mtime_ns == before
+    assert ran(capsys) == set()
+
+    published = executed(toy, "02_two.ipynb")
+    assert published.cells[-1].outputs[0].text == "scale is 1\n"
+    assert published.metadata.prr.parameters == {"profile": "quick"}
+    assert published.metadata.prr.seconds > 0
+    metadata = str([published.metadata, *(cell.metadata for cell in published.cells)])
+    assert str(toy) not in metadata
+    assert not re.search(r"\d{4}-\d\d-\d\d", metadata)
+
+
+def test_some_chapters_make_a_book_without_a_warning(toy):
+    html = book.build(root=toy, chapters=["2"]).parent
+    assert (html / "02_two.html").is_file()
+    assert not (html / "01_one.html").exists()
+
+
+@pytest.fixture
+def unrendered(toy, monkeypatch) -> Path:
+    """The toy book, executed but not turned into HTML: what `render` does is tested above."""
+    monkeypatch.setattr(book, "render", lambda names, root, out: out / "html" / "index.html")
+    return toy
+
+
+def test_only_what_changed_is_executed_again(unrendered, capsys, monkeypatch, tmp_path):
+    toy = unrendered
+    book.build(root=toy)
+    assert ran(capsys) == {"01_one", "02_two"}
+
+    book.build(root=toy, parameters={"scale": 2})
+    assert ran(capsys) == {"01_one", "02_two"}
+    assert executed(toy, "02_two.ipynb").cells[-1].outputs[0].text == "scale is 2\n"
+
+    write_chapter(toy / "book" / "02_two.ipynb", "print('changed')")
+    book.build(root=toy, parameters={"scale": 2})
+    assert ran(capsys) == {"02_two"}
+
+    package = tmp_path / "prr"
+    package.mkdir()
+    for text in ("1", "2"):
+        (package / "layers.py").write_text(text)
+        monkeypatch.setattr(book, "PACKAGE", package)
+        book.build(root=toy, parameters={"scale": 2}, chapters=["02"])
+        assert ran(capsys) == {"02_two"}
+
+
+def test_the_fingerprint_sees_data_folders_but_not_outputs(toy, monkeypatch, tmp_path):
+    path = toy / "book" / "02_two.ipynb"
+    first = book.chapter_fingerprint(path, {})
+    chapter = nbformat.read(path, 4)
+    chapter.cells[-1].execution_count = 7
+    nbformat.write(chapter, path)
+    assert book.chapter_fingerprint(path, {}) == first
+
+    monkeypatch.setenv("PRR_ACDC", str(tmp_path / "acdc"))
+    absent = book.chapter_fingerprint(path, {})
+    (tmp_path / "acdc" / "patient001").mkdir(parents=True)
+    present = book.chapter_fingerprint(path, {})
+    os.utime(tmp_path / "acdc" / "patient001", (0, 2**31))
+    assert len({first, absent, present, book.chapter_fingerprint(path, {})}) == 4
+
+
+def test_a_failing_chapter_is_named_and_kept_for_a_look(toy):
+    write_chapter(toy / "book" / "02_two.ipynb", "x = 1", "raise ValueError('no such thing')")
+    with pytest.raises(BookError, match=r"02_two.ipynb: cell In \[4\] raised ValueError: no such thing .*failed"):
+        book.build(root=toy)
+    out = toy / "build" / "quick"
+    assert (out / "failed" / "02_two.ipynb").is_file()
+    assert (out / "chapters" / "01_one.ipynb").is_file()
+    assert not (out / "chapters" / "02_two.ipynb").exists()
+    assert not (out / "html").exists()
+    assert not (out / "running").exists()
+
+
+def test_a_kernel_that_dies_is_told(toy):
+    write_chapter(toy / "book" / "02_two.ipynb", "import os\nos._exit(1)")
+    with pytest.raises(BookError, match=r"02_two.ipynb: the kernel died"):
+        book.build(root=toy, chapters=["02"])
+
+
+def test_an_interrupted_build_leaves_nothing_half_written(toy, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(book, "_make_publishable", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        book.build(root=toy, chapters=["02"])
+    assert [path.name for path in (toy / "build" / "quick").iterdir()] in ([], [".lock"])
+
+
+def test_what_a_killed_build_left_is_swept_away(unrendered):
+    left = unrendered / "build" / "quick" / "running"
+    left.mkdir(parents=True)
+    (left / "02_two.ipynb").write_text('{"cells": [')
+    book.build(root=unrendered, chapters=["02"])
+    assert not left.exists()
+    assert executed(unrendered, "02_two.ipynb").cells[-1].outputs[0].text == "scale is 1\n"
+
+
+def test_two_builds_do_not_share_a_folder(toy):
+    out = toy / "build" / "quick"
+    with book._alone(out), pytest.raises(BookError, match="another build is at work here"):
+        book.build(root=toy)
+
+
+def test_a_figure_without_alt_text_is_refused(toy):
+    write_chapter(toy / "book" / "02_two.ipynb", FIGURE)
+    with pytest.raises(BookError, match=r"02_two.ipynb: cell In \[3\] draws a figure without alt text"):
+        book.build(root=toy, chapters=["02"])
+    assert not (toy / "build" / "quick" / "chapters").exists()
+
+
+def test_a_warning_of_jupyter_book_is_an_error(toy):
+    (toy / "book" / "index.md").write_text("# Toy\n\n{doc}`nowhere`\n\n```{bibliography}\n```\n")
+    with pytest.raises(BookError, match=r"index.md:3: WARNING: unknown document: .*nowhere.*in .*build.log"):
+        book.build(root=toy, chapters=["02"])
+    assert not (toy / "build" / "quick" / "html").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"parameters": {"scael": 2}}, "01_one.ipynb: unknown parameter scael: expected some of profile, scale"),
+        ({"chapters": ["03"]}, "unknown chapter 03: expected some of 01, 02"),
+    ],
+)
+def test_an_unknown_option_is_refused_before_anything_runs(toy, wrong, message):
+    with pytest.raises(OptionError, match=message):
+        book.build(root=toy, **wrong)
+    assert not (toy / "build").exists()
+
+
+def test_a_chapter_that_is_listed_but_absent_is_named(toy):
+    (toy / "book" / "02_two.ipynb").unlink()
+    with pytest.raises(BookError, match=r"lists chapters that are not in .*02_two.ipynb"):
+        book.build(root=toy)
+
+
+def test_a_folder_without_a_book_is_refused(tmp_path):
+    with pytest.raises(BookError, match=r"expected _toc.yml and book/ in .*run from a clone"):
+        book.build(root=tmp_path)
+
+
+def test_preparing_sets_the_profile_and_keeps_committed_outputs(toy, tmp_path):
+    path = toy / "book" / "02_two.ipynb"
+    chapter = nbformat.read(path, 4)
+    chapter.cells[-1].outputs = [nbformat.v4.new_output("stream", text="as committed\n")]
+    nbformat.write(chapter, path)
+    (prepared,) = book.prepare("smoke", tmp_path / "nbval", chapters=["02"], root=toy)
+    chapter = nbformat.read(prepared, 4)
+    assert 'profile = "smoke"' in [cell.source for cell in chapter.cells][2]
+    assert chapter.cells[-1].outputs[0].text == "as committed\n"
+    assert chapter.cells[-1].execution_count, "nbval compares no cell without one"
