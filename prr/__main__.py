@@ -1,11 +1,15 @@
 """The command line: `python -m prr COMMAND --help`."""
 
 import ast
+import os
 from pathlib import Path
 
 import click
 
 from prr.errors import OptionError, PrrError
+
+
+DATA_SETS = ("acdc", "t1", "rvsc")
 
 
 class Commands(click.Group):
@@ -82,6 +86,69 @@ def book(
         builder.prepare(profile, prepare, chapters=numbers)
     else:
         builder.build(profile, chapters=numbers, parameters=parameters, out=out)
+
+
+@main.group(invoke_without_command=True)
+@click.pass_context
+def data(ctx: click.Context) -> None:
+    """Say which data sets were found where; check a folder; write phantoms."""
+    if ctx.invoked_subcommand:
+        return
+    for name in DATA_SETS:
+        variable = f"PRR_{name.upper()}"
+        folder = os.environ.get(variable)
+        found = _checked(name, Path(folder)) if folder else f"a phantom (set {variable} to use the real one)"
+        click.echo(f"{name:<5} {folder or '-'}: {found}")
+
+
+@data.command()
+@click.argument("name", type=click.Choice(DATA_SETS))
+@click.argument("folder", type=click.Path(path_type=Path))
+def check(name: str, folder: Path) -> None:
+    """Read FOLDER as data set NAME: counts, labels, spacing, missing pairs."""
+    click.echo(_checked(name, folder))
+
+
+@data.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--patients", default=8, show_default=True, type=click.IntRange(1), help="In each data set.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+def phantom(folder: Path, patients: int, seed: int) -> None:
+    """Write phantoms of all three data sets into FOLDER, each in its own layout."""
+    from prr.data import write_phantom
+
+    write_phantom(folder, patients=patients, seed=seed)
+    click.echo(f"{folder}: {', '.join(DATA_SETS)} with {patients} patients each")
+
+
+def _checked(name: str, folder: Path) -> str:
+    """What a data set's folder holds, in one line and one more for each missing file."""
+    from prr.data import check
+
+    found = check(name, folder)
+    spacing = "no spacing" if found["spacing_mm"] is None else "{:g} to {:g} mm".format(*found["spacing_mm"])
+    lines = [
+        f"{found['patients']} patients, {found['volumes']} volumes, {found['slices']} slices, labels {found['labels']}, "
+        f"{spacing}{', phantom' if found['phantom'] else ''}, {len(found['missing'])} missing"
+    ]
+    return "\n".join(lines + [f"  missing: {line}" for line in found["missing"]])
+
+
+@main.command()
+@click.option("--clean", is_flag=True, help="Delete what the store keeps; it is made again when it is needed.")
+def store(clean: bool) -> None:
+    """List the networks, slices and tables that are kept, with their size; clean them away."""
+    from prr.study.store import Store
+
+    kept = Store()
+    table = kept.list()
+    if clean:
+        click.echo(f"{kept.folder}: {kept.clean()} files deleted")
+    elif table.empty:
+        click.echo(f"{kept.folder}: empty")
+    else:
+        click.echo(table.to_string(index=False))
+        click.echo(f"{kept.folder}: {len(table)} results, {table['megabytes'].sum():.1f} MB")
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def common_scale(table: pd.DataFrame, *, note: str = "") -> Figure:
     values = values.dropna(how="all")
     figure, axis = plt.subplots(figsize=(max(6, 0.42 * len(table) + 2), 0.5 * len(values) + 1.6))
     sns.heatmap(
-        values, ax=axis, cmap="rocket_r", vmin=0, annot=True, fmt=".1f", annot_kws={"fontsize": 7},
+        values, ax=axis, cmap="rocket_r", vmin=0, annot=True, fmt=".2f", annot_kws={"fontsize": 6},
         cbar_kws={"label": "RMS change / rms(RW)"},
     )  # fmt: skip
     axis.set(xlabel="batch norm layer", ylabel="replaced")
@@ -154,7 +154,7 @@ def histograms(responses: dict[str, np.ndarray], *, note: str = "") -> Figure:
     """
     before = responses["target"].ravel()
     kinds = [kind for kind in responses if kind != "target"]
-    figure, axes = _panels(len(kinds), sharex=True)
+    figure, axes = _panels(len(kinds))
     everything = np.concatenate([value.ravel() for value in responses.values()])
     edges = np.linspace(*np.percentile(everything, [0.2, 99.8]), 80)
     for axis, kind in zip(axes, kinds, strict=True):
@@ -228,8 +228,8 @@ def slices(data: Data, *, patient: int | None = None, count: int = 7, note: str 
                 axes[1, column].contour(mask == label, [0.5], colors=[colour], linewidths=1.2)
         axes[0, column].set_title(title, fontsize=9)
     handles = [plt.Line2D([], [], color=colour, label=LABEL_NAME[label]) for label, colour in LABEL_COLOUR.items()]
-    figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False, fontsize=9)
-    figure.tight_layout(rect=(0, 0.07, 1, 1), w_pad=0.2, h_pad=0.2)
+    figure.legend(handles=handles, loc="upper center", ncols=3, frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0.03, 1, 0.94), w_pad=0.2, h_pad=0.2)
     return _note(figure, note)
 
 

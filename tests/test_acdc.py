@@ -1,0 +1,195 @@
+import gzip
+import os
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from prr.data import check, read_acdc, split
+from prr.errors import DataError, OptionError
+
+
+def frames(root: Path) -> list[Path]:
+    """ED before ES, patient by patient: the label files, as a plain listing has them."""
+    return sorted(root.rglob("*_gt.nii.gz"))
+
+
+@pytest.fixture
+def acdc(phantom_root: Path, tmp_path: Path) -> Path:
+    """A copy of two patients that a test may damage."""
+    for patient in ("patient001", "patient002"):
+        shutil.copytree(phantom_root / "acdc/database/training" / patient, tmp_path / patient)
+    return tmp_path
+
+
+def test_labels_are_those_that_nibabel_reads(phantom_root):
+    data = read_acdc(phantom_root / "acdc", size=256, spacing_mm=1.25, split="all", progress=False)
+    start = 0
+    for path in frames(phantom_root / "acdc"):
+        nifti = nib.load(path)
+        mask = np.asanyarray(nifti.dataobj)
+        if abs(nifti.header.get_zooms()[0] - 1.25) > 1e-6:
+            start += mask.shape[2]
+            continue
+        for k in range(mask.shape[2]):  # the same spacing: nothing is resampled, only padded
+            kept = data.masks[start + k].numpy()
+            top, left = ((256 - n) // 2 for n in mask.shape[:2])
+            assert np.array_equal(kept[top : top + mask.shape[0], left : left + mask.shape[1]], mask[..., k])
+            assert kept.sum() == mask[..., k].sum()
+        start += mask.shape[2]
+    assert start == len(data)
+
+
+def test_area_of_each_label_survives_resampling(phantom_root):
+    data = read_acdc(phantom_root / "acdc", size=200, spacing_mm=1.5, progress=False)
+    for label in (1, 2, 3):
+        stored = 0.0
+        for path in frames(phantom_root / "acdc"):
+            nifti = nib.load(path)
+            stored += (np.asanyarray(nifti.dataobj) == label).sum() * np.prod(nifti.header.get_zooms()[:2])
+        assert abs((data.masks == label).sum() * 1.5**2 / stored - 1) < 0.02
+
+
+def test_each_volume_has_zero_mean_and_unit_variance_and_all_its_slices(phantom_root):
+    data = read_acdc(phantom_root / "acdc", progress=False)
+    assert (data.name, data.spacing_mm, data.phantom) == ("ACDC", 1.5, True)
+    start = 0
+    for path in frames(phantom_root / "acdc"):
+        n = nib.load(path).shape[2]
+        volume = data.images[start : start + n]
+        assert set(data.patient[start : start + n].tolist()) == {int(path.name[7:10])}
+        assert abs(volume.mean()) < 1e-4
+        assert abs(volume.std(correction=0) - 1) < 1e-4
+        start += n
+    assert start == len(data)
+    unit = read_acdc(phantom_root / "acdc", normalise="unit", progress=False)
+    assert (unit.images.min(), unit.images.max()) == (0, 1)
+
+
+@pytest.mark.parametrize("below", ["acdc/database/training", "acdc/database", "acdc", "."])
+def test_the_folder_or_one_above_it_will_do(phantom_root, below):
+    assert check("ACDC", phantom_root / below)["patients"] == 4
+
+
+def test_splits(phantom_root):
+    root = phantom_root / "acdc"
+    paper = read_acdc(root, size=32, progress=False)
+    assert paper.held_out == split([1, 2, 3, 4], seed=0)
+    assert len(paper.train.patient.unique()) == len(paper.validation.patient.unique()) == 2
+    assert read_acdc(root, size=32, split="all", progress=False).held_out == ()
+    assert read_acdc(root, size=32, split=(3,), progress=False).validation.patient.unique().tolist() == [3]
+
+
+def test_unknown_options_are_refused_before_reading():
+    for options in ({"normalise": "minmax"}, {"size": 0}, {"spacing_mm": -1.0}):
+        with pytest.raises(OptionError):
+            read_acdc("nowhere", **options)
+
+
+def test_check_counts_what_is_there_and_names_what_is_not(acdc):
+    found = check("acdc", acdc)
+    assert (found["volumes"], found["labels"], found["missing"]) == (4, [0, 1, 2, 3], [])
+    assert found["phantom"]
+    frames(acdc)[0].unlink()
+    assert check("acdc", acdc)["missing"] == [str(acdc / "patient001/patient001_frame01_gt.nii.gz")]
+    assert check("acdc", acdc)["volumes"] == 3
+
+
+def rewrite(path: Path, change) -> None:
+    nifti = nib.load(path)
+    voxels = np.asanyarray(nifti.dataobj).copy()
+    nib.save(nib.Nifti1Image(change(voxels), nifti.affine), path)
+
+
+def label_7(voxels):
+    voxels[0, 0, 0] = 7
+    return voxels
+
+
+def one_nan(voxels):
+    voxels = voxels.astype(np.float32)
+    voxels[3, 3, 0] = np.nan
+    return voxels
+
+
+def damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    match how:
+        case "gone":
+            path.unlink()
+        case "truncated":
+            path.write_bytes(content[: len(content) // 2])
+        case "truncated inside":
+            path.write_bytes(gzip.compress(gzip.decompress(content)[:5000]))
+        case "a web page":
+            path.write_text("<html>404</html>")
+        case "empty":
+            path.write_bytes(b"")
+        case "not gzip inside":
+            path.write_bytes(gzip.compress(b"x" * 2000))
+
+
+DAMAGES = ["gone", "truncated", "truncated inside", "a web page", "empty", "not gzip inside"]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("suffix", ["", "_gt"])
+def test_a_broken_file_is_named(acdc, how, suffix):
+    path = acdc / f"patient002/patient002_frame01{suffix}.nii.gz"
+    damage(path, how)
+    with pytest.raises(DataError, match=path.name) as caught:
+        read_acdc(acdc, progress=False)
+    assert "expected" in str(caught.value)
+    assert "found" in str(caught.value)
+
+
+@pytest.mark.parametrize(("suffix", "change", "message"), [
+    ("_gt", label_7, r"labels 0, 1, 2, 3, found .*7"),
+    ("_gt", lambda v: v + 0.5, "labels"),
+    ("", one_nan, "NaN"),
+    ("_gt", one_nan, "NaN"),
+    ("", lambda v: v[:-1], "grid of"),
+    ("_gt", lambda v: v[..., :-1], "grid of"),
+    ("", lambda v: np.stack([v, v], axis=-1), "3 axes"),
+    ("", lambda v: v * 0, "everywhere"),
+])  # fmt: skip
+def test_wrong_voxels_are_refused_by_name(acdc, suffix, change, message):
+    rewrite(acdc / f"patient001/patient001_frame01{suffix}.nii.gz", change)
+    with pytest.raises(DataError, match=message) as caught:
+        read_acdc(acdc, progress=False)
+    assert "patient001_frame01" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "ED: 1\n", "ED: 1\nES: ../../etc/passwd\n", "ED: one\nES: 12\n"])
+def test_info_without_both_frames_is_refused(acdc, text):
+    (acdc / "patient001/Info.cfg").write_text(text)
+    with pytest.raises(DataError, match=r"Info\.cfg.*ES: n"):
+        read_acdc(acdc, progress=False)
+
+
+def test_folders_that_are_not_acdc_are_refused(tmp_path, phantom_root):
+    for wrong in (tmp_path, tmp_path / "absent", phantom_root / "rvsc"):
+        with pytest.raises(DataError, match="patient001"):
+            read_acdc(wrong, progress=False)
+        with pytest.raises(DataError, match="PRR_ACDC"):
+            check("acdc", wrong)
+    with pytest.raises(OptionError, match="mnist"):
+        check("mnist", tmp_path)
+
+
+@pytest.mark.real
+def test_real_acdc_has_its_100_patients_200_volumes_1902_slices():
+    root = os.environ.get("PRR_REAL_ACDC")
+    if not root:
+        pytest.skip("PRR_REAL_ACDC names no folder of the real ACDC training set")
+    data = read_acdc(root, progress=False)
+    assert len(data) == 1902
+    assert len(data.patient.unique()) == 100
+    assert len(data.train.patient.unique()) == len(data.validation.patient.unique()) == 50
+    assert data.masks.unique().tolist() == [0, 1, 2, 3]
+    assert not data.phantom
+    assert torch.isfinite(data.images).all()
+    assert len(frames(Path(root))) == 200
