@@ -8,7 +8,6 @@ import click
 
 from prr.errors import OptionError, PrrError
 
-
 DATA_SETS = ("acdc", "t1", "rvsc")
 
 
@@ -79,7 +78,7 @@ def book(
     numbers = " ".join(chapters).replace(",", " ").split()
     parameters = _values(settings) | ({"device": device} if device else {})
     if dry_run:
-        from prr.study.experiment import plan
+        from prr.study.plan import plan
 
         click.echo(plan(profile, numbers, **parameters).to_string(index=False))
     elif prepare:
@@ -127,11 +126,11 @@ def _checked(name: str, folder: Path) -> str:
 
     found = check(name, folder)
     spacing = "no spacing" if found["spacing_mm"] is None else "{:g} to {:g} mm".format(*found["spacing_mm"])
-    lines = [
-        f"{found['patients']} patients, {found['volumes']} volumes, {found['slices']} slices, labels {found['labels']}, "
-        f"{spacing}{', phantom' if found['phantom'] else ''}, {len(found['missing'])} missing"
-    ]
-    return "\n".join(lines + [f"  missing: {line}" for line in found["missing"]])
+    counts = (
+        f"{found['patients']} patients, {found['volumes']} volumes, {found['slices']} slices, "
+        f"labels {found['labels']}, {spacing}{', phantom' if found['phantom'] else ''}, {len(found['missing'])} missing"
+    )
+    return "\n".join([counts, *(f"  missing: {line}" for line in found["missing"])])
 
 
 @main.command()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from prr.errors import DataError, NetworkError
 from prr.layers import ALL, check_kinds, comparable, replace, replaced, tensor
@@ -79,7 +79,7 @@ def sweep(
         layers: only these layer numbers; None: all.
         score: (output, data) -> one value per patient; mean foreground Dice if None.
         batch_size: slices per forward pass.
-        progress: show a bar (on a terminal only).
+        progress: show a bar on stderr.
 
     Returns:
         DataFrame[kind, layer, name, score, drop, low, high], live layers in order of execution within each kind.
@@ -104,7 +104,7 @@ def sweep(
     model = copy.deepcopy(target).eval().to(memory_format=torch.channels_last)
     before = values(model, data, score, batch_size)
     after = np.empty((len(rows), len(before)))
-    for row in tqdm(rows.itertuples(), "sweep", len(rows), disable=None if progress else True):
+    for row in tqdm(rows.itertuples(), "sweep", len(rows), disable=not progress, mininterval=1):
         own = replace(model, source, row.kind, row.name)
         after[row.Index] = values(model, data, score, batch_size)
         tensor(model, row.kind, row.name).data.copy_(own)

@@ -136,8 +136,8 @@ def describe(*data: Slices) -> pd.DataFrame:
     """What some data sets hold, a row each.
 
     Returns:
-        DataFrame[data set, origin, patients, held out, slices, pixels, spacing_mm, RV cavity, myocardium, LV cavity]; the
-        last three are shares of all pixels.
+        DataFrame[data set, origin, patients, held out, slices, pixels, spacing_mm, RV cavity, myocardium, LV cavity];
+        the last three are shares of all pixels.
     """
     rows = []
     for each in data:

@@ -23,17 +23,10 @@ from prr.metrics import dice
 from prr.study import training
 from prr.study.models import NETWORKS
 from prr.study.profiles import OVERRIDES, STARTS, Profile, profile
-from prr.study.store import Key, Store, digest, provenance
+from prr.study.store import Key, Store, content, digest, fingerprint, provenance
 
 READERS = {"acdc": read_acdc, "t1": read_t1, "rvsc": read_rvsc}
 PARAMETERS = ("profile", "data_root", "device", "seed", *OVERRIDES)
-# what each chapter trains on ACDC for both tasks: (network, normalisation; None is the profile's)
-CHAPTERS = {
-    "01": (),
-    "02": (("unet", None), ("pspnet", None), ("pspnet", "unit")),
-    "03": (("unet", None), ("unet", "unit")),
-    "04": (("unet", None), ("pspnet", None), ("pspnet", "unit")),
-}
 PHANTOM_SEED = 0
 MEANINGLESS = {"smoke": " (results mean nothing)"}
 
@@ -79,18 +72,24 @@ class Experiment:
     def from_parameters(cls, namespace: dict[str, Any]) -> Experiment:
         """The experiment that a chapter's parameters cell describes: call it with `globals()` in the next cell.
 
+        papermill only warns about a misspelt `-p name value` and sets it all the same, so a plain value that is no
+        parameter is refused here; not when the cell is run again, for then the values of later cells are there too.
+
         Raises:
-            OptionError: a plain value in the namespace that is no parameter: a misspelt `-p name value` of papermill,
-                which itself only warns.
+            OptionError: an unknown parameter, or a value that is out of range.
         """
         plain = {
             name: value
             for name, value in namespace.items()
             if not name.startswith("_") and isinstance(value, str | int | float | None) and name not in ("In", "Out")
         }
-        if unknown := [name for name in plain if name not in PARAMETERS]:
-            raise OptionError(f"parameter {', '.join(unknown)}: expected some of {', '.join(PARAMETERS)}")
-        return cls(**plain)
+        unknown = [name for name in plain if name not in PARAMETERS]
+        if unknown and not any(isinstance(value, cls) for value in namespace.values()):
+            raise OptionError(
+                f"parameter {', '.join(unknown)}: expected some of {', '.join(PARAMETERS)}; variables of your own go "
+                "below this cell"
+            )
+        return cls(**{name: value for name, value in plain.items() if name in PARAMETERS})
 
     def variant(self, **overrides: Any) -> Experiment:
         """The same experiment with some overrides changed."""
@@ -190,28 +189,14 @@ class Experiment:
         """DataFrame[patient, class, dice] of a segmentation network on the validation patients."""
         part = self.slices(dataset).validation
         model = self.model(network, dataset, "segmentation", start)
-        with self._threads():
+        with self.threads():
             prediction = reuse.predict(model, part.images).argmax(1).cpu()
         return dice(prediction, part.masks, part.patient)
-
-    def cost(self, network: str, dataset: str, task: str) -> dict[str, Any]:
-        """One line of `plan`."""
-        key = self._key(network, dataset, task, None, None)
-        model = initial(network, key["width"], "shared", dataset, task, self.seed).to(self.device)
-        stored = self.store.path("networks", key).exists()
-        with self._threads():
-            each = 0 if stored else training.seconds_per_slice(model, self.profile.size)
-        weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
-        return {
-            **{"network": network, "dataset": dataset, "task": task, "start": key["start"], "seed": self.seed},
-            **{"normalisation": self.profile.normalisation, "stored": stored},
-            **{"seconds": round(key["steps"] * key["batch_size"] * each), "megabytes": round(weights / 1e6, 1)},
-        }
 
     def _trained(
         self, network: str, dataset: str, task: str, start: str | None, seed: int | None
     ) -> tuple[nn.Module, dict]:
-        key = self._key(network, dataset, task, start, seed)
+        key = self.key(network, dataset, task, start, seed)
         model = initial(network, key["width"], key["start"], dataset, task, key["seed"])
         tensors, record = self.store.tensors("networks", key, lambda: self._train(model, key))
         model.load_state_dict(tensors)
@@ -220,8 +205,8 @@ class Experiment:
         self._used[digest(key)] = words | {"seconds": round(record["seconds"], 1)} | made
         return model.to(self.device).eval(), record
 
-    def _key(self, network: str, dataset: str, task: str, start: str | None, seed: int | None) -> Key:
-        """All that a trained network depends on."""
+    def key(self, network: str, dataset: str, task: str, start: str | None = None, seed: int | None = None) -> Key:
+        """All that a trained network depends on, and nothing else; arguments as `model`."""
         for value, known, what in ((network, NETWORKS, "network"), (task, training.LOSSES, "task")):
             if value not in known:
                 raise OptionError(f"{what} {value!r}: expected one of {', '.join(known)}")
@@ -245,7 +230,7 @@ class Experiment:
 
     def _train(self, model: nn.Module, key: Key) -> tuple[dict, dict]:
         began = time.perf_counter()
-        with self._threads():
+        with self.threads():
             history = training.fit(
                 model.to(self.device),
                 self.slices(key["data set"]),
@@ -277,12 +262,12 @@ class Experiment:
             source: data set and task of the network that gives; the paper's A2, B1 or B2.
             start: see `model`.
         """
-        pair = [digest(self._key(network, *each, start, None)) for each in (target, source)]
+        pair = [digest(self.key(network, *each, start, None)) for each in (target, source)]
         models = [self.model(network, *each, start) for each in (target, source)]
 
         def make() -> tuple[pd.DataFrame, dict]:
             began = time.perf_counter()
-            with self._threads():
+            with self.threads():
                 part = self.slices(target[0]).validation
                 table = reuse.sweep(*models, part, kinds=kinds, layers=layers, progress=True)
             return table, {"seconds": time.perf_counter() - began, "made": provenance(self.device)}
@@ -297,22 +282,22 @@ class Experiment:
         """One line: profile and overrides, seed, device, the data read so far, commit and versions."""
         made = provenance(self.device)
         threads = f", threads: {self.profile.threads}" if self.device == "cpu" else ""
-        changed = "".join(f", {name} {value}" for name, value in self.overrides.items())
+        changed = MEANINGLESS.get(self.profile.name, "")
+        changed += "".join(f", {name} {value}" for name, value in self.overrides.items())
         data = [
             f"{each.name} {'phantom' if each.phantom else 'real'} ({len(each.patient.unique())} patients)"
             for each in self._slices.values()
         ]
-        return Words(" · ".join([
-            f"profile {self.profile.name}{MEANINGLESS.get(self.profile.name, '')}{changed}", f"seed {self.seed}", made["device"] + threads, *data,
-            f"commit {made['commit']}", f"torch {made['torch']}", f"Python {made['python']}", made["date"][:10],
-        ]))  # fmt: skip
+        parts = [f"profile {self.profile.name}{changed}", f"seed {self.seed}", f"{made['device']}{threads}", *data]
+        versions = [f"commit {made['commit']}", f"torch {made['torch']}", f"Python {made['python']}", made["date"][:10]]
+        return Words(" · ".join(parts + versions))
 
     def provenance(self) -> pd.DataFrame:
         """The networks used so far, a row each, with the seconds that training took, device, commit and date."""
         return pd.DataFrame(self._used.values())
 
     @contextlib.contextmanager
-    def _threads(self) -> Iterator[None]:
+    def threads(self) -> Iterator[None]:
         """A CPU job uses the profile's number of threads, whatever the machine has: results depend on it."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.profile.threads if self.device == "cpu" else before)
@@ -320,33 +305,6 @@ class Experiment:
             yield
         finally:
             torch.set_num_threads(before)
-
-
-def plan(profile: str, chapters: Sequence[str] = (), **parameters: Any) -> pd.DataFrame:
-    """What executing some chapters would train, and at what cost, on this machine; nothing is trained.
-
-    Args:
-        profile: see `Experiment`.
-        chapters: numbers such as "03"; none means all.
-        parameters: of `Experiment`.
-
-    Returns:
-        DataFrame[network, dataset, task, start, seed, normalisation, stored, seconds, megabytes]. stored: it is in the
-        store, and takes no time; seconds: steps times the time of one step, measured now on two slices.
-
-    Raises:
-        OptionError: an unknown chapter, profile or parameter.
-    """
-    numbers = [number.zfill(2) for number in chapters] or list(CHAPTERS)
-    if unknown := sorted(set(numbers) - set(CHAPTERS)):
-        raise OptionError(f"chapter {', '.join(unknown)}: expected some of {', '.join(CHAPTERS)}")
-    rows = []
-    for network, normalisation in dict.fromkeys(job for number in numbers for job in CHAPTERS[number]):
-        run = Experiment(profile, **parameters)
-        run = run.variant(normalisation=normalisation) if normalisation else run
-        rows += [run.cost(network, "acdc", task) for task in training.LOSSES]
-    columns = ["network", "dataset", "task", "start", "seed", "normalisation", "stored", "seconds", "megabytes"]
-    return pd.DataFrame(rows, columns=columns)
 
 
 _profile = profile  # the argument of the same name hides it in the constructor
@@ -380,22 +338,6 @@ def initial(network: str, width: int, start: str, dataset: str, task: str, seed:
 def derived(seed: int, *words: str) -> int:
     """A seed of its own for each combination of words."""
     return int.from_bytes(hashlib.sha256(repr((seed, *words)).encode()).digest()[:4])
-
-
-def content(slices: Slices) -> str:
-    """Digest of what a network is trained on and validated with: voxels, masks, patients and split."""
-    parts = (slices.images, slices.masks, slices.patient)
-    total = hashlib.sha256(repr(sorted(slices.held_out)).encode())
-    for part in parts:
-        total.update(part.contiguous().numpy().tobytes())
-    return total.hexdigest()[:16]
-
-
-def fingerprint(folder: Path) -> str:
-    """Digest of a folder's files by name, size and time of change: reading them all would take too long."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = [f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def _sources() -> str:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from prr.data import Slices
 from prr.errors import DataError
 
 Key = dict[str, Any]
@@ -39,6 +40,22 @@ def location() -> Path:
 def digest(key: Key) -> str:
     """16 hex digits that name a key; equal keys, equal digits."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def content(slices: Slices) -> str:
+    """Digest of what a network is trained on and validated with: voxels, masks, patients and split."""
+    parts = (slices.images, slices.masks, slices.patient)
+    total = hashlib.sha256(repr(sorted(slices.held_out)).encode())
+    for part in parts:
+        total.update(part.contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+def fingerprint(folder: Path) -> str:
+    """Digest of a folder's files by name, size and time of change: reading them all would take too long."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def provenance(device: str) -> dict[str, str]:
@@ -104,7 +121,12 @@ class Store:
 
     def lock(self, path: Path) -> FileLock:
         """One process at a time makes `path`; the operating system frees the lock of a process that dies."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"{path.parent}: can't be made ({error.strerror}); set PRR_STORE to another folder"
+            ) from error
         return FileLock(path.with_name(path.name + ".lock"))
 
     def _get(self, path: Path, write: Callable[[Path], None], read: Callable[[Path], Any]) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import tv_tensors
 from torchvision.transforms import v2
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from prr.data import Slices
 from prr.metrics import foreground_dice, nanmean
@@ -86,7 +86,7 @@ def fit(
     with torch.random.fork_rng():  # the transforms draw from the global generator
         torch.manual_seed(seed)
         batches = orders(len(images), batch_size, seed)
-        for step in tqdm(range(1, steps + 1), task, disable=None):
+        for step in tqdm(range(1, steps + 1), task, mininterval=1):
             index = next(batches).to(device)
             image, mask = augment(tv_tensors.Image(images[index]), tv_tensors.Mask(masks[index]))
             total += advance(model, optimiser, LOSSES[task], image.as_subclass(Tensor), mask.as_subclass(Tensor).long())

@@ -1,0 +1,201 @@
+"""Shift and scale of batch norm against what running the layer with and without the replaced vector does."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from prr.bn import responses, shift_scale
+from prr.errors import NetworkError, OptionError
+from prr.study import pspnet, unet
+
+ATTRIBUTE = {"RM": "running_mean", "RV": "running_var", "RW": "weight", "RB": "bias"}
+
+
+def randomised(model, seed):
+    """Every number random, variances positive, weights of both signs and away from 0."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                value.copy_(torch.randn(value.shape, generator=generator))
+            if name.endswith("running_var"):
+                value.abs_().add_(0.1)
+            elif value.ndim == 1 and name.endswith("weight"):
+                value.add_(value.sign() / 4)
+    return model.eval()
+
+
+def small():
+    """Two batch norms: one behind a biased convolution, one behind a convolution without bias."""
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6, eps=1e-2), nn.ReLU(), nn.Conv2d(6, 5, 3, bias=False), nn.BatchNorm2d(5)
+    )
+
+
+@pytest.fixture
+def pair():
+    return randomised(small(), 1).double(), randomised(small(), 2).double()
+
+
+def run_both(pair, index, kind):
+    """Output of one batch norm on standardised input, before and after one vector is the source's: (n, channels)."""
+    before, other = (model[index] for model in pair)
+    after = copy.deepcopy(before)
+    setattr(after, ATTRIBUTE[kind], getattr(other, ATTRIBUTE[kind]))
+    noise = torch.randn(500, before.num_features, 1, 1, generator=torch.Generator().manual_seed(0)).double()
+    noise = (noise - noise.mean(0)) / noise.std(0, correction=0)
+    inputs = before.running_mean[:, None, None] + (before.running_var + before.eps).sqrt()[:, None, None] * noise
+    with torch.no_grad():
+        return before(inputs)[..., 0, 0], after(inputs)[..., 0, 0]
+
+
+def rms(values):
+    return values.square().mean().sqrt().item()
+
+
+@pytest.mark.parametrize("row", [0, 1])
+@pytest.mark.parametrize("kind", ["RM", "RB"])
+def test_shift_is_what_the_layers_output_moves_by(pair, row, kind):
+    before, after = run_both(pair, (1, 4)[row], kind)
+    shift = (after - before).mean(0)
+    torch.testing.assert_close(after, before + shift)  # it is a shift, the same everywhere
+    found = shift_scale(*pair).iloc[row]
+    assert found[f"M{kind}"] == pytest.approx(shift.abs().mean().item())
+    assert found[f"M{kind}_signed"] == pytest.approx(shift.mean().item())
+    assert found[f"rms_{kind}"] == pytest.approx(rms(after - before) / rms(pair[0][(1, 4)[row]].weight))
+
+
+@pytest.mark.parametrize("row", [0, 1])
+@pytest.mark.parametrize("kind", ["RV", "RW"])
+def test_scale_is_what_the_layers_output_is_multiplied_by(pair, row, kind):
+    layer = pair[0][(1, 4)[row]]
+    before, after = run_both(pair, (1, 4)[row], kind)
+    bias = layer.bias.detach()
+    factor = ((after - bias) * (before - bias)).sum(0) / (before - bias).square().sum(0)
+    torch.testing.assert_close(after, bias + factor * (before - bias))  # it is a factor, the same everywhere
+    found = shift_scale(*pair).iloc[row]
+    assert found[f"M{kind}"] == pytest.approx(factor.mean().item())
+    assert found[f"M{kind}_log"] == pytest.approx(factor.abs().log().abs().mean().item())
+    assert found[f"rms_{kind}"] == pytest.approx(rms(after - before) / rms(layer.weight))
+
+
+def test_the_bias_of_the_convolution_before_shifts_the_output(pair):
+    target, source = pair
+    changed = copy.deepcopy(target)
+    changed[0].bias.data = source[0].bias.data.clone()
+    image = torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(0)).double()
+    with torch.no_grad():
+        move = changed[:2](image) - target[:2](image)
+    shift = move.mean((0, 2, 3))
+    first, second = shift_scale(target, source).iloc
+    assert first["MB"] == pytest.approx(shift.abs().mean().item())
+    assert first["MB_signed"] == pytest.approx(shift.mean().item())
+    assert first["rms_B"] == pytest.approx(rms(move) / rms(target[1].weight))
+    assert np.isnan([second["MB"], second["MB_signed"], second["rms_B"]]).all()  # its convolution has no bias
+
+
+def test_rows_are_the_batch_norms_by_number_and_name(pair):
+    assert shift_scale(*pair)[["layer", "name"]].values.tolist() == [[1, "1"], [2, "4"]]
+    assert len(shift_scale(pspnet(4), pspnet(4))) == 26
+
+
+def test_the_own_vectors_change_nothing(pair):
+    table = shift_scale(pair[0], copy.deepcopy(pair[0])).fillna(0)
+    assert (table[["MRM", "MRB", "MB", "MRV_log", "MRW_log", "rms_RM", "rms_RV", "rms_RW", "rms_RB"]] == 0).all(
+        axis=None
+    )
+    assert (table[["MRV", "MRW"]] == 1).all(axis=None)
+
+
+def test_log_factors_are_the_same_from_either_side(pair):
+    columns = ["MRV_log", "MRW_log"]
+    np.testing.assert_allclose(shift_scale(*pair)[columns], shift_scale(*pair[::-1])[columns])
+
+
+def test_a_channel_switched_off_is_left_out_of_the_factor_only(pair):
+    target, _source = pair
+    with torch.no_grad():
+        target[1].weight[2] = 0
+    kept = [0, 1, 3, 4, 5]
+    before, after = (model[1].weight.detach() for model in pair)
+    found = shift_scale(*pair).iloc[0]
+    assert found["excluded"] == 1
+    assert found["MRW"] == pytest.approx((after / before)[kept].mean().item())
+    assert found["MRW_log"] == pytest.approx((after / before)[kept].abs().log().abs().mean().item())
+    assert found["rms_RW"] == pytest.approx(rms(after - before) / rms(before))
+
+
+def test_a_layer_switched_off_has_no_factor_and_no_warning(pair):
+    with torch.no_grad():
+        pair[0][1].weight.fill_(0)
+    found = shift_scale(*pair).iloc[0]
+    assert found["excluded"] == 6
+    assert np.isnan([found["MRW"], found["MRW_log"]]).all()
+
+
+def test_a_convolution_behind_another_function_does_not_stand_directly_before():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.BatchNorm2d(2))
+    assert np.isnan(shift_scale(model, copy.deepcopy(model))["MB"].item())
+
+
+def test_networks_that_do_not_match_are_refused():
+    with pytest.raises(NetworkError, match=r"target \(2, 1, 3, 3\), source \(4, 1, 3, 3\)"):
+        shift_scale(unet(2), unet(4))
+
+
+def expected_response(pair, name, inputs, kind):
+    """By the formula, from the batch norm's input; a convolution's bias simply adds to it."""
+    layer = pair[0].get_submodule(name)
+    vectors = {kind: getattr(layer, attribute) for kind, attribute in ATTRIBUTE.items()}
+    if kind in ATTRIBUTE:
+        vectors[kind] = getattr(pair[1].get_submodule(name), ATTRIBUTE[kind])
+    if kind == "B":
+        old, new = (model.get_submodule(name.replace("bn", "conv")).bias for model in pair)
+        inputs = inputs + (new - old)[:, None, None]
+    return functional.batch_norm(inputs, *(vectors[kind] for kind in ATTRIBUTE), eps=layer.eps).detach().numpy()
+
+
+@pytest.mark.parametrize(
+    ("build", "name", "kinds"),
+    [
+        (lambda: unet(2), "down.1.bn2", ["target", "RM", "RV", "RW", "RB", "B"]),
+        (lambda: pspnet(4), "encoder.bn1", ["target", "RM", "RV", "RW", "RB"]),
+        (lambda: pspnet(4), "encoder.layer1.0.bn1", ["target", "RM", "RV", "RW", "RB"]),  # a ReLU in place follows
+        (lambda: pspnet(4), "encoder.layer1.0.bn2", ["target", "RM", "RV", "RW", "RB"]),  # a sum in place follows
+    ],
+)
+def test_responses_are_the_outputs_of_the_batch_norm_itself(build, name, kinds):
+    pair = [randomised(build(), seed) for seed in (1, 2)]
+    images = torch.randn(2, 1, 48, 48, generator=torch.Generator().manual_seed(0))
+    inputs = []
+    hook = pair[0].get_submodule(name).register_forward_pre_hook(lambda _, x: inputs.append(x[0].detach().clone()))
+    pair[0](images)
+    hook.remove()
+    found = responses(*pair, name, images)
+    assert list(found) == kinds
+    for kind, values in found.items():
+        expected = expected_response(pair, name, inputs[0], kind)
+        np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max(), err_msg=kind)
+
+
+def test_responses_come_for_the_kinds_asked_for():
+    assert list(responses(unet(2), unet(2), "down.0.bn1", torch.zeros(1, 1, 16, 16), ["B", "RV"])) == [
+        "target", "B", "RV",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds", "error", "message"),
+    [
+        ("down.0.bn1", ["RQ"], OptionError, "'RQ'"),
+        ("down.0.bn9", ["RM"], NetworkError, r"down\.0\.bn9"),
+        ("down.0.conv1", ["RM"], NetworkError, r"down\.0\.conv1"),
+    ],
+)
+def test_responses_refuse_what_is_not_there_by_name(name, kinds, error, message):
+    with pytest.raises(error, match=message):
+        responses(unet(2), unet(2), name, torch.zeros(1, 1, 16, 16), kinds)

@@ -1,0 +1,278 @@
+"""Figures show the numbers of their tables; downloads give them back."""
+
+import base64
+import io
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from prr import figures
+from prr.bn import shift_scale
+from prr.distance import rmse
+from prr.errors import OptionError
+from prr.layers import parameter_table
+from prr.study import pspnet, unet
+from prr.study.models import connections
+
+KINDS = ["W", "B", "RM", "RV", "RW", "RB"]
+
+
+def a_sweep(kinds=KINDS, layers=9, seed=0):
+    random = np.random.default_rng(seed)
+    sweep = pd.DataFrame([(kind, layer) for kind in kinds for layer in range(1, layers + 1)], columns=["kind", "layer"])
+    drop, width = random.uniform(0, 0.3, len(sweep)), random.uniform(0, 0.1, len(sweep))
+    return sweep.assign(score=0.9 - drop, drop=drop, low=drop - width, high=drop + width)
+
+
+def some_slices():
+    generator = torch.Generator().manual_seed(0)
+    return SimpleNamespace(
+        images=torch.randn(12, 1, 8, 8, generator=generator),
+        masks=torch.randint(4, (12, 8, 8), generator=generator, dtype=torch.uint8),
+        patient=torch.tensor([4] * 9 + [2, 7, 2]),
+    )
+
+
+def distances():
+    return rmse(unet(2), unet(2))
+
+
+def shifts():
+    return shift_scale(unet(2), unet(2))
+
+
+def responses():
+    random = np.random.default_rng(0)
+    return {kind: random.normal(shift, 1, (4, 3, 5, 5)) for shift, kind in enumerate(["target", "RM", "RB", "B"])}
+
+
+def history():
+    return pd.DataFrame({"step": [1, 2, 3], "loss": [3.0, 2.0, 1.5], "validation": [0.1, 0.2, 0.4]})
+
+
+def drawn():
+    model = unet(2).eval()
+    return parameter_table(model, torch.zeros(1, 1, 16, 16)), connections(model)
+
+
+FIGURES = {
+    "reuse": lambda note: figures.reuse(a_sweep(), note=note),
+    "compare": lambda note: figures.compare({"a": a_sweep(layers=1), "b": a_sweep(layers=1, seed=1)}, note=note),
+    "rmse": lambda note: figures.rmse(distances(), note=note),
+    "shift_scale": lambda note: figures.shift_scale(shifts(), note=note),
+    "common_scale": lambda note: figures.common_scale(shifts(), note=note),
+    "histograms": lambda note: figures.histograms(responses(), note=note),
+    "network": lambda note: figures.network(*drawn(), note=note),
+    "slices": lambda note: figures.slices(some_slices(), note=note),
+    "histories": lambda note: figures.histories({"one": history(), "two": history()}, note=note),
+}
+PANELS = {
+    "reuse": 6, "compare": 1, "rmse": 4, "shift_scale": 2, "common_scale": 2, "histograms": 3, "network": 1,
+    "slices": 14, "histories": 2,
+}  # fmt: skip
+
+
+def panels(figure):
+    return [axis for axis in figure.axes if axis.get_visible()]
+
+
+def points(line):
+    return np.column_stack(line.get_data()).astype(float)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_has_its_panels_carries_its_note_and_is_closed_for_pyplot(name):
+    figure = FIGURES[name]("profile smoke, phantom")
+    assert isinstance(figure, Figure)
+    assert len(panels(figure)) == PANELS[name]
+    assert "profile smoke, phantom" in [text.get_text() for text in figure.texts]
+    assert plt.get_fignums() == []
+    figure.canvas.draw()  # and it can be drawn without a warning
+
+
+def test_reuse_shows_every_layer_with_its_score_verdict_and_interval():
+    sweep = a_sweep()
+    for axis, kind in zip(panels(figures.reuse(sweep, tolerance=0.1)), KINDS, strict=True):
+        part = sweep[sweep["kind"] == kind]
+        lines = {line.get_label(): points(line) for line in axis.get_lines()}
+        expected = {
+            "reusable": part["high"] <= 0.1,
+            "undecided": (part["high"] > 0.1) & (part["low"] <= 0.1),
+            "not reusable": part["low"] > 0.1,
+        }
+        for verdict, rows in expected.items():
+            np.testing.assert_allclose(lines[verdict], part.loc[rows, ["layer", "score"]])
+        bars = [segment[:, 1] for collection in axis.collections for segment in collection.get_segments()]
+        np.testing.assert_allclose(bars, np.column_stack([0.9 - part["high"], 0.9 - part["low"]]))
+        np.testing.assert_allclose(lines["target, nothing replaced"][:, 1], 0.9)
+        assert kind in axis.get_title()
+
+
+def test_verdicts_differ_in_shape_and_in_colour():
+    markers, colours = zip(*figures.VERDICT_STYLE.values(), strict=True)
+    assert len(set(markers)) == len(set(map(to_hex, colours))) == 3
+    assert len(set(map(to_hex, figures.KIND_COLOUR.values()))) == 6
+
+
+def test_reuse_without_intervals_still_shows_every_layer():
+    sweep = a_sweep(["W"]).assign(low=np.nan, high=np.nan)
+    (axis,) = panels(figures.reuse(sweep))
+    (undecided,) = [line for line in axis.get_lines() if line.get_label() == "undecided"]
+    np.testing.assert_allclose(points(undecided), sweep[["layer", "score"]])
+
+
+def test_compare_shows_every_drop_with_its_interval():
+    sweeps = {name: a_sweep(layers=1, seed=seed) for seed, name in enumerate(["zscore", "unit", "third"])}
+    (axis,) = panels(figures.compare(sweeps))
+    assert [text.get_text() for text in axis.get_xticklabels()] == KINDS
+    for bars, (name, sweep) in zip(axis.containers, sweeps.items(), strict=True):
+        line, _, (segments,) = bars
+        assert bars.get_label() == name
+        np.testing.assert_allclose(points(line)[:, 1], sweep["drop"])
+        assert points(line)[:, 0].round().tolist() == [0, 1, 2, 3, 4, 5]
+        np.testing.assert_allclose([part[:, 1] for part in segments.get_segments()], sweep[["low", "high"]])
+
+
+def test_rmse_shows_both_columns_of_each_kind():
+    table = distances()
+    axes = panels(figures.rmse(table, kinds=("W", "RV")))
+    shown = [points(axis.get_lines()[0]) for axis in axes]
+    wanted = [(kind, column) for kind in ("W", "RV") for column in ("rmse", "relative")]
+    for values, (kind, column) in zip(shown, wanted, strict=True):
+        np.testing.assert_allclose(values, table.loc[table["kind"] == kind, ["layer", column]])
+
+
+def test_shift_scale_shows_shifts_left_and_log_factors_right():
+    table = shifts().assign(MRM=np.arange(18), MRB=1.0, MRV_log=2.0, MRW_log=3.0)
+    for axis, columns in zip(panels(figures.shift_scale(table)), [["MRM", "MRB"], ["MRV_log", "MRW_log"]], strict=True):
+        for line, column in zip(axis.get_lines(), columns, strict=True):
+            np.testing.assert_allclose(points(line), table[["layer", column]])
+            assert line.get_label() == column[:3]
+
+
+@pytest.mark.parametrize(
+    ("build", "kinds"), [(unet, ["RM", "RV", "RW", "RB", "B"]), (pspnet, ["RM", "RV", "RW", "RB"])]
+)
+def test_common_scale_shows_the_kinds_that_a_network_has(build, kinds):
+    table = shift_scale(build(2), build(2))
+    axis, _ = panels(figures.common_scale(table))
+    assert [text.get_text() for text in axis.get_yticklabels()] == kinds
+    expected = table[[f"rms_{kind}" for kind in kinds]].T
+    np.testing.assert_allclose(np.asarray(axis.collections[0].get_array()).reshape(expected.shape), expected)
+
+
+def test_histograms_show_the_target_beside_each_replacement():
+    values = responses()
+    for axis, kind in zip(panels(figures.histograms(values)), ["RM", "RB", "B"], strict=True):
+        bars = axis.containers[0]
+        edges = [*(bar.get_x() for bar in bars), bars[-1].get_x() + bars[-1].get_width()]
+        density, _ = np.histogram(values["target"], edges, density=True)
+        np.testing.assert_allclose([bar.get_height() for bar in bars], density, atol=1e-9)
+        outline = axis.patches[-1].get_xy()[:, 1].max()
+        assert outline == pytest.approx(np.histogram(values[kind], edges, density=True)[0].max(), rel=1e-3)
+        assert kind in axis.get_title()
+
+
+def test_network_shows_every_live_convolution_by_number_and_channels_and_every_connection():
+    model = pspnet(4).eval()
+    table, joined = parameter_table(model, torch.zeros(1, 1, 48, 48)), connections(model)
+    (axis,) = panels(figures.network(table, joined))
+    live = table[(table["kind"] == "W") & table["live"]]
+    channels = [shape[0] for shape in live["shape"]]
+    assert [text.get_text() for text in axis.texts] == [str(layer) for layer in live["layer"]]
+    np.testing.assert_allclose(points(axis.get_lines()[0]), list(enumerate(channels)))
+    dots = np.concatenate([collection.get_offsets() for collection in axis.collections])
+    np.testing.assert_allclose(dots[dots[:, 0].argsort()], list(enumerate(channels)))
+    assert len(axis.patches) == len(joined)
+
+
+@pytest.mark.parametrize(
+    ("patient", "count", "expected"),
+    [(None, 7, [0, 1, 3, 4, 5, 7, 8]), (4, 3, [0, 4, 8]), (4, 99, range(9)), (7, 5, [10]), (2, 7, [9, 11])],
+)
+def test_slices_shows_some_of_one_patient_evenly_spaced(patient, count, expected):
+    data = some_slices()
+    axes = panels(figures.slices(data, patient=patient, count=count))
+    shown = [np.asarray(axis.images[0].get_array()) for axis in axes]
+    np.testing.assert_array_equal(shown, [data.images[index, 0] for index in expected] * 2)
+    outlined = [bool(axis.collections) for axis in axes]
+    assert outlined == [False] * len(expected) + [True] * len(expected)
+
+
+def test_slices_are_counted_within_the_patient():
+    axes = panels(figures.slices(some_slices(), patient=2))
+    assert [axis.get_title() for axis in axes[:2]] == ["slice 1", "slice 2"]
+
+
+def test_slices_refuses_a_patient_who_is_not_there():
+    with pytest.raises(OptionError, match="patient 3"):
+        figures.slices(some_slices(), patient=3)
+
+
+def test_histories_show_loss_and_validation_of_each_network():
+    first, second = history(), history() * 2
+    for axis, (title, table) in zip(
+        panels(figures.histories({"a": first, "b": second})), [("a", first), ("b", second)], strict=True
+    ):
+        loss, validation = axis.get_lines()
+        assert axis.get_title() == title
+        np.testing.assert_allclose(points(loss), table[["step", "loss"]])
+        np.testing.assert_allclose(points(validation), table[["step", "validation"]])
+
+
+# -------------------------------------------------------------------- download
+
+
+class Link(HTMLParser):
+    """Attributes and text of the one link in a piece of HTML, as a browser takes them."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.words = [], ""
+        self.feed(text)
+        ((_, self.attributes),) = self.tags
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.words += data
+
+    @property
+    def content(self):
+        return base64.b64decode(self.attributes["href"].removeprefix("data:text/csv;base64,")).decode()
+
+
+@pytest.mark.parametrize("note", ["profile smoke · seed 0", "", "first line\nkind,layer", "a\r\nb"])
+def test_a_download_is_a_csv_that_pandas_reads_back(note):
+    table = a_sweep(["W", "RM"]).assign(name='a, "b" µ')
+    link = Link(figures.Download(table, "fig03.csv", note)._repr_html_())
+    assert link.attributes["download"] == "fig03.csv"
+    pd.testing.assert_frame_equal(
+        pd.read_csv(io.StringIO(link.content), comment="#"), table, check_exact=False, rtol=1e-15
+    )
+
+
+def test_a_download_starts_with_its_note():
+    link = Link(figures.Download(a_sweep(), "fig03.csv", "seed 7")._repr_html_())
+    assert link.content.splitlines()[0] == "# seed 7"
+
+
+def test_a_downloads_name_is_escaped():
+    name = '"><script>alert(1)</script>&.csv'
+    link = Link(figures.Download(a_sweep(), name)._repr_html_())
+    assert [tag for tag, _ in link.tags] == ["a"]
+    assert link.attributes["download"] == name
+    assert name in link.words
+
+
+def test_words_are_shown_as_markdown():
+    words = figures.Words("**bold**")
+    assert words == words._repr_markdown_() == "**bold**"

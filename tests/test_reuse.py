@@ -1,0 +1,302 @@
+"""Transplant and sweep, on a network small enough to do the same by hand."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from prr import bn
+from prr.distance import rmse
+from prr.errors import DataError, NetworkError, OptionError
+from prr.layers import ALL, parameter_table
+from prr.metrics import drop_interval
+from prr.reuse import sweep, transplant
+
+ATTRIBUTE = {"W": "weight", "B": "bias", "RM": "running_mean", "RV": "running_var", "RW": "weight", "RB": "bias"}
+
+
+class Toy(nn.Module):
+    """(n, 1, h, w) -> (n, 4, h, w); registered last to first, with a head that runs in train mode only."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(3, 4, 1)
+        self.spare = nn.Conv2d(3, 4, 1)
+        self.block = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3), nn.ReLU())
+
+    def forward(self, x):
+        x = self.block(x)
+        return (self.head(x), self.spare(x)) if self.training else self.head(x)
+
+
+def toy(seed):
+    model = Toy()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                value.copy_(torch.randn(value.shape, generator=generator))
+            if name.endswith("running_var"):
+                value.abs_()
+            if name.endswith("num_batches_tracked"):
+                value.fill_(seed)
+    return model.eval()
+
+
+@pytest.fixture
+def target():
+    return toy(1)
+
+
+@pytest.fixture
+def source():
+    return toy(2)
+
+
+@pytest.fixture
+def data():
+    generator = torch.Generator().manual_seed(3)
+    return SimpleNamespace(
+        images=torch.randn(7, 1, 6, 6, generator=generator),
+        masks=torch.randint(4, (7, 6, 6), generator=generator, dtype=torch.uint8),
+        patient=torch.tensor([4, 4, 9, 2, 9, 2, 2]),
+    )
+
+
+def snapshot(model):
+    """Everything that a function could change in a network, numbers bit by bit."""
+    state = {name: value.detach().clone().numpy().tobytes() for name, value in model.state_dict().items()}
+    identity = [id(value) for value in (*model.parameters(), *model.buffers())]
+    gradients = [(value.requires_grad, value.grad is None) for value in model.parameters()]
+    modules = [
+        (module.training, len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()
+    ]
+    return state, identity, gradients, modules
+
+
+EVERY_FUNCTION = {
+    "parameter_table": lambda target, source, data: parameter_table(target, data.images),
+    "transplant": lambda target, source, data: transplant(target, source, "W", 1),
+    "sweep": sweep,
+    "rmse": lambda target, source, data: rmse(target, source),
+    "shift_scale": lambda target, source, data: bn.shift_scale(target, source),
+    "responses": lambda target, source, data: bn.responses(target, source, "block.1", data.images),
+}
+
+
+@pytest.mark.parametrize("function", EVERY_FUNCTION.values(), ids=EVERY_FUNCTION)
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_passed_in_changes(function, training, target, source, data):
+    for model in (target, source):
+        model.train(training)
+        model.block[1].train(not training)  # a mode of its own
+        model.head.weight.requires_grad_(False)
+        model.head.register_forward_hook(lambda *_: None)
+    before = [snapshot(model) for model in (target, source)]
+    tensors = {name: value.clone() for name, value in vars(data).items()}
+    function(target, source, data)
+    assert [snapshot(model) for model in (target, source)] == before
+    assert all(torch.equal(getattr(data, name), value) for name, value in tensors.items())
+
+
+def test_a_snapshot_sees_one_bit(target):
+    before = snapshot(target)
+    target.head.bias.data[0] = target.head.bias[0].nextafter(torch.tensor(9.0)).item()
+    assert snapshot(target) != before
+
+
+# ------------------------------------------------------------------ transplant
+
+
+@pytest.mark.parametrize("row", list(parameter_table(Toy()).itertuples()), ids=lambda row: f"{row.kind}{row.layer}")
+def test_a_transplant_is_the_target_but_for_one_tensor(row, target, source):
+    changed = transplant(target, source, row.kind, row.layer)
+    swapped = f"{row.name}.{ATTRIBUTE[row.kind]}"
+    assert changed is not target
+    for name, value in changed.state_dict().items():
+        giver = source if name == swapped else target
+        assert torch.equal(value, giver.state_dict()[name]), name
+        assert value.data_ptr() not in {model.state_dict()[name].data_ptr() for model in (target, source)}
+    assert not torch.equal(target.state_dict()[swapped], source.state_dict()[swapped])
+
+
+def test_a_transplant_keeps_modes_and_gradients_of_the_target(target, source):
+    target.head.weight.requires_grad_(False)
+    target.block[1].train()
+    changed = transplant(target, source, "W", 1)
+    assert [value.requires_grad for value in changed.parameters()] == [
+        value.requires_grad for value in target.parameters()
+    ]
+    assert [module.training for module in changed.modules()] == [module.training for module in target.modules()]
+    changed.block(torch.randn(2, 1, 6, 6)).sum().backward()
+    assert target.block[0].weight.grad is None
+    assert changed.block[0].weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer", "error", "message"),
+    [
+        ("V", 1, OptionError, "'V': expected some of W, B, RM, RV, RW, RB"),
+        ("W", 4, NetworkError, r"W 4: no such layer.*\[1, 2, 3\]"),
+        ("W", 0, NetworkError, "W 0"),
+        ("B", 3, NetworkError, r"B 3: no such layer.*\[1, 2\]"),
+    ],
+)
+def test_a_layer_that_is_not_there_is_refused_by_number(kind, layer, error, message, target, source):
+    with pytest.raises(error, match=message):
+        transplant(target, source, kind, layer)
+
+
+def test_a_computed_kernel_is_refused_instead_of_being_replaced_in_vain(data):
+    networks = [nn.Sequential(parametrizations.weight_norm(nn.Conv2d(1, 4, 1))) for _ in range(2)]
+    with pytest.raises(NetworkError, match=r"0\.weight"):
+        transplant(*networks, "W", 1)
+
+
+PAIRWISE = {name: function for name, function in EVERY_FUNCTION.items() if name != "parameter_table"}
+
+
+@pytest.mark.parametrize("function", PAIRWISE.values(), ids=PAIRWISE)
+def test_other_shapes_are_refused_with_name_and_both_shapes(function, target, source, data):
+    source.head = nn.Conv2d(3, 5, 1)
+    with pytest.raises(NetworkError, match=r"head\.weight: target \(4, 3, 1, 1\), source \(5, 3, 1, 1\)"):
+        function(target, source, data)
+
+
+@pytest.mark.parametrize("function", PAIRWISE.values(), ids=PAIRWISE)
+def test_nan_weights_are_refused_with_name_and_owner(function, target, source, data):
+    source.head.weight.data[0] = float("nan")
+    with pytest.raises(NetworkError, match=r"head\.weight: the source has NaN"):
+        function(target, source, data)
+
+
+# ----------------------------------------------------------------------- sweep
+
+
+def pixel_accuracy(output, data):
+    right = (output.argmax(1) == data.masks).double().mean((1, 2))
+    return np.array([right[data.patient == one].mean() for one in data.patient.unique()])
+
+
+def dice_by_loops(output, data):
+    prediction = output.argmax(1)
+    scores = []
+    for one in data.patient.unique():
+        mine = data.patient == one
+        pairs = [(prediction[mine] == label, data.masks[mine] == label) for label in (1, 2, 3)]
+        scores.append(np.mean([2 * float((p & m).sum()) / float(p.sum() + m.sum()) for p, m in pairs]))
+    return np.array(scores)
+
+
+@pytest.mark.parametrize(("score", "oracle"), [(None, dice_by_loops), (pixel_accuracy, pixel_accuracy)])
+def test_a_sweep_is_the_loop_over_transplants(score, oracle, target, source, data):
+    table = sweep(target, source, data, score=score, batch_size=3)
+    with torch.no_grad():
+        before = oracle(target(data.images), data)
+        after = [
+            oracle(transplant(target, source, row.kind, row.layer)(data.images), data) for row in table.itertuples()
+        ]
+    assert list(table.columns) == ["kind", "layer", "name", "score", "drop", "low", "high"]
+    np.testing.assert_allclose(table["score"], np.mean(after, axis=1), atol=1e-12)
+    np.testing.assert_allclose(table["drop"], before.mean() - np.mean(after, axis=1), atol=1e-12)
+    np.testing.assert_allclose(table[["low", "high"]].T, drop_interval(before, np.array(after)), atol=1e-12)
+    assert table["drop"].abs().max() > 0.01
+
+
+def test_a_sweep_covers_the_live_layers_in_order_of_execution_within_each_kind(target, source, data):
+    found = sweep(target, source, data)[["kind", "layer", "name"]].values.tolist()
+    batch_norm = [[kind, 1, "block.1"] for kind in ("RM", "RV", "RW", "RB")]
+    assert found == [["W", 3, "block.0"], ["W", 1, "head"], ["B", 1, "head"], *batch_norm]
+
+
+def test_the_own_parameters_change_the_score_by_exactly_0(target, data):
+    table = sweep(target, target, data)
+    assert len(table) == 7
+    assert (table[["drop", "low", "high"]] == 0).all(axis=None)
+
+
+@pytest.mark.parametrize(("conv", "size"), [(nn.Conv1d, (6,)), (nn.Conv2d, (6, 5)), (nn.Conv3d, (6, 5, 4))])
+def test_networks_of_any_dimension_can_be_swept(conv, size):
+    target, source = (nn.Sequential(conv(1, 4, 3, padding=1)) for _ in range(2))
+    volumes = SimpleNamespace(
+        images=torch.randn(4, 1, *size), masks=torch.randint(1, 4, (4, *size)), patient=torch.tensor([0, 0, 1, 1])
+    )
+    assert sweep(target, source, volumes)["kind"].tolist() == ["W", "B"]
+
+
+def test_the_mode_of_the_target_does_not_matter(target, source, data):
+    evaluated = sweep(target, source, data)
+    assert sweep(target.train(), source.train(), data).equals(evaluated)
+
+
+def test_the_batch_size_does_not_matter(target, source, data):
+    assert sweep(target, source, data, batch_size=2).equals(sweep(target, source, data, batch_size=64))
+
+
+@pytest.mark.parametrize("kinds", [["RB", "W"], ("W",), ["RV", "B", "RM"], ALL])
+def test_kinds_come_as_asked_for(kinds, target, source, data):
+    part = sweep(target, source, data, kinds=kinds)
+    everything = sweep(target, source, data).set_index(["kind", "layer"])
+    assert list(part["kind"].unique()) == list(kinds)
+    for row in part.set_index(["kind", "layer"]).itertuples():
+        assert row[1:] == tuple(everything.loc[row.Index])
+
+
+@pytest.mark.parametrize(("layers", "expected"), [([1], [1, 1, 1]), ({3}, [3]), ([3, 1], [3, 1, 1, 1]), ([], [])])
+def test_layers_come_as_asked_for_in_order_of_execution(layers, expected, target, source, data):
+    part = sweep(target, source, data, kinds=["W", "RM", "RV"], layers=layers)
+    assert part["layer"].tolist() == expected
+
+
+def test_kinds_that_the_network_lacks_give_an_empty_table(data):
+    networks = [nn.Sequential(nn.Conv2d(1, 4, 1, bias=False)) for _ in range(2)]
+    table = sweep(*networks, data, kinds=["B"])
+    assert table.empty
+    assert list(table.columns) == ["kind", "layer", "name", "score", "drop", "low", "high"]
+
+
+def test_one_patient_has_no_interval(target, source, data):
+    data.patient = torch.zeros(7, dtype=torch.long)
+    table = sweep(target, source, data)
+    assert table[["low", "high"]].isna().all(axis=None)
+    assert table["drop"].notna().all()
+
+
+def test_a_sweep_refuses_unknown_kinds_by_name(target, source, data):
+    with pytest.raises(OptionError, match="'RX'"):
+        sweep(target, source, data, kinds=["W", "RX"])
+
+
+def test_a_sweep_refuses_empty_data(target, source, data):
+    empty = SimpleNamespace(**{name: value[:0] for name, value in vars(data).items()})
+    with pytest.raises(DataError, match="at least one slice"):
+        sweep(target, source, empty)
+
+
+@pytest.mark.parametrize("predicted", [0, 1])
+def test_a_sweep_refuses_masks_without_foreground(predicted, target, source, data):
+    """Dice is 0 or NaN there whatever is replaced: every layer would look reusable."""
+    data.masks.zero_()
+    target.head.bias.data[predicted] = 1e6
+    with pytest.raises(DataError, match="label"):
+        sweep(target, source, data, kinds=["RM"])
+
+
+def test_a_score_of_its_own_needs_no_foreground(target, source, data):
+    data.masks.zero_()
+    assert len(sweep(target, source, data, kinds=["W"], score=pixel_accuracy)) == 2
+
+
+@pytest.mark.parametrize("score", [lambda *_: 0.5, lambda *_: np.full(3, np.nan)], ids=["one number", "NaN"])
+def test_a_score_without_a_value_per_patient_is_refused(score, target, source, data):
+    with pytest.raises(DataError, match="one number per patient"):
+        sweep(target, source, data, score=score)
+
+
+def test_a_mask_label_out_of_range_is_refused(target, source, data):
+    data.masks[0, 0, 0] = 4
+    with pytest.raises(DataError, match=r"mask: expected labels 0\.\.3, found 0\.\.4"):
+        sweep(target, source, data)
