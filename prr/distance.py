@@ -28,10 +28,10 @@ def rmse(target: nn.Module, source: nn.Module) -> pd.DataFrame:
     """
     table = comparable(target, source)[["kind", "layer", "name"]]
     pairs = [
-        (tensor(target, kind, name).detach().double(), tensor(source, kind, name).detach().double())
+        [tensor(model, kind, name).detach().cpu().double() for model in (target, source)]
         for kind, name in table[["kind", "name"]].itertuples(index=False)
     ]
-    error = np.array([(theirs.to(ours.device) - ours).square().mean().item() for ours, theirs in pairs]) ** 0.5
+    error = np.array([(theirs - ours).square().mean().item() for ours, theirs in pairs]) ** 0.5
     scale = np.array([ours.square().mean().item() for ours, _ in pairs]) ** 0.5
     with np.errstate(divide="ignore", invalid="ignore"):
         return table.assign(rmse=error, relative=error / scale)

@@ -48,7 +48,7 @@ def overlap(prediction: Tensor, mask: Tensor, patient: Tensor, classes: int = 4)
 
 def ratio(counts: Tensor) -> np.ndarray:
     """Dice (patients, classes) from the counts of `overlap`; NaN where the class is in neither."""
-    both, predicted, true = counts.double().cpu().unbind(-1)
+    both, predicted, true = counts.cpu().double().unbind(-1)
     return (2 * both / (predicted + true)).numpy()  # 0 / 0 is NaN
 
 

@@ -51,9 +51,7 @@ def read_acdc(
     pairs = _pairs(Path(root))
     held_out = choose(split, [number for number, _, _ in pairs], seed)
     volumes, phantom = [], False
-    for number, image_path, mask_path in tqdm(
-        pairs, "ACDC", unit="volume", disable=None if progress else True
-    ):
+    for number, image_path, mask_path in tqdm(pairs, "ACDC", unit="volume", disable=None if progress else True):
         image, mask, zooms, made = _read_pair(image_path, mask_path)
         phantom |= made
         with reading(image_path, "a cine volume"):
@@ -137,11 +135,7 @@ def _folders(root: Path) -> list[Path]:
 
 def _pairs(root: Path) -> list[tuple[int, Path, Path]]:
     """(patient, image, mask) of every annotated volume, ED before ES."""
-    return [
-        (int(folder.name.removeprefix("patient")), *pair)
-        for folder in _folders(root)
-        for pair in _frames(folder)
-    ]
+    return [(int(folder.name.removeprefix("patient")), *pair) for folder in _folders(root) for pair in _frames(folder)]
 
 
 def _frames(folder: Path) -> list[tuple[Path, Path]]:
@@ -149,9 +143,7 @@ def _frames(folder: Path) -> list[tuple[Path, Path]]:
     path = folder / "Info.cfg"
     with reading(path, "`Key: value` lines"):
         info = dict(re.findall(r"^\s*(\w+)\s*:\s*(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE))
-    if wrong := [
-        f"{phase}: {info.get(phase, 'missing')}" for phase in PHASES if not info.get(phase, "").isdecimal()
-    ]:
+    if wrong := [f"{phase}: {info.get(phase, 'missing')}" for phase in PHASES if not info.get(phase, "").isdecimal()]:
         raise DataError(f"{path}: expected the frame numbers `ED: n` and `ES: n`, found {', '.join(wrong)}")
     stems = [f"{folder.name}_frame{int(info[phase]):02d}" for phase in PHASES]
     return [(folder / f"{stem}.nii.gz", folder / f"{stem}_gt.nii.gz") for stem in stems]

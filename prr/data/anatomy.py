@@ -211,8 +211,9 @@ def draw_chest(anatomy: Anatomy, stack: Stack) -> Layers:
     paint("fat", middle)
     paint("muscle", np.maximum(middle + 5, 12 - 16 * strands))
 
-    liver = organ(-65 + 15 * r[12], 112 - 22 * t + 8 * r[13], 105 + 10 * r[14], 62 + 5 * r[15] + 8 * t,
-                  0.2 * r[16], dome)
+    liver = organ(
+        -65 + 15 * r[12], 112 - 22 * t + 8 * r[13], 105 + 10 * r[14], 62 + 5 * r[15] + 8 * t, 0.2 * r[16], dome
+    )
     spleen = organ(52 + 12 * r[17], 96 - 18 * t + 8 * r[18], 36 + 6 * r[19], 30 + 5 * r[20], 0.8 * r[21])
     for tissue, distance in (("liver", liver), ("marrow" if r[22] > 0 else "liver", spleen)):
         paint("fat", distance - 3.5 - grain)

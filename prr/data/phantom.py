@@ -103,10 +103,18 @@ def _acdc_patient(root: Path, number: int, rng: np.random.Generator) -> None:
     t = (np.arange(n) + rng.uniform(0.3, 0.9)) / n
     stack = _stack(rng, View.draw(rng, height, width, pixel, -8 + 8j), t)
     phases = _cine(rng, anatomy, stack, CINE_ACDC, rng.uniform(0.01, 0.03))
-    volumes = {frame: (image.astype(np.int16), scene.masks)
-               for frame, (image, scene) in zip((1, end_systole), phases, strict=True)}
-    info = {"ED": 1, "ES": end_systole, "Group": anatomy.group, "Height": f"{rng.normal(170, 9):.1f}",
-            "NbFrame": 30, "Weight": f"{rng.normal(75, 14):.1f}"}
+    volumes = {
+        frame: (image.astype(np.int16), scene.masks)
+        for frame, (image, scene) in zip((1, end_systole), phases, strict=True)
+    }
+    info = {
+        "ED": 1,
+        "ES": end_systole,
+        "Group": anatomy.group,
+        "Height": f"{rng.normal(170, 9):.1f}",
+        "NbFrame": 30,
+        "Weight": f"{rng.normal(75, 14):.1f}",
+    }
     acdc.write(root, number, info, volumes, (pixel, pixel, 10.0))
 
 
@@ -206,8 +214,9 @@ def write_phantom(root: str | Path, patients: int | Mapping[str, int], seed: int
     counts = dict(patients) if isinstance(patients, Mapping) else dict.fromkeys(WRITERS, patients)
     sound = set(counts) <= set(WRITERS) and all(isinstance(n, int) and n >= 0 for n in counts.values())
     if not sound or not any(counts.values()):
-        raise OptionError(f"patients: expected a number above 0, or one for each of {', '.join(WRITERS)}, "
-                          f"found {patients!r}")
+        raise OptionError(
+            f"patients: expected a number above 0, or one for each of {', '.join(WRITERS)}, found {patients!r}"
+        )
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         raise DataError(f"{root}: expected an empty folder or none, found one in use; choose another")
     root.parent.mkdir(parents=True, exist_ok=True)

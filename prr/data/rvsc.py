@@ -64,9 +64,7 @@ def read_rvsc(
         image, mask, pixel, made = _read_volume(drawn)
         phantom |= made
         with reading(drawn[0].image, "a cine volume"):
-            grids.append(
-                (number, *on_grid(image, mask, pixel, size=size, spacing_mm=spacing_mm, normalise=normalise))
-            )
+            grids.append((number, *on_grid(image, mask, pixel, size=size, spacing_mm=spacing_mm, normalise=normalise)))
     return gather(grids, spacing_mm=float(spacing_mm), name="RVSC", held_out=held_out, phantom=phantom)
 
 
@@ -162,9 +160,7 @@ def _volumes(root: Path) -> list[tuple[int, str, list[Drawn]]]:
 def _subsets(root: Path) -> list[tuple[Path, str, Path]]:
     """(top folder, name, folder) of the sets that are present."""
     for place in (root, root / "rvsc"):
-        found = [
-            (place, name, place / name) for name in (TRAIN, TEST) if any((place / name).glob("patient*"))
-        ]
+        found = [(place, name, place / name) for name in (TRAIN, TEST) if any((place / name).glob("patient*"))]
         if found and found[0][1] == TRAIN:
             return found
     if any((root / p.name / f"P{p.name[-2:]}list.txt").is_file() for p in root.glob("patient*")):
@@ -190,9 +186,7 @@ def _annotated(place: Path, subset: str, folder: Path, number: int) -> dict[int,
         ]
     pattern = re.compile(rf"P{number:02d}-(\d{{4}})-([io])contour-manual\.txt", re.IGNORECASE)
     if wrong := [name for name in names if not pattern.fullmatch(name)]:
-        raise DataError(
-            f"{listing}: expected names like P{number:02d}-0080-icontour-manual.txt, found {wrong[0]!r}"
-        )
+        raise DataError(f"{listing}: expected names like P{number:02d}-0080-icontour-manual.txt, found {wrong[0]!r}")
     stems = [
         f"P{number:02d}-{image}"
         for image, letter in map(lambda n: pattern.fullmatch(n).groups(), names)

@@ -55,19 +55,11 @@ class Slices:
         ):
             value = getattr(self, field)
             if not isinstance(value, Tensor) or value.dtype != dtype or value.ndim != axes:
-                found = (
-                    f"{value.dtype} {tuple(value.shape)}"
-                    if isinstance(value, Tensor)
-                    else type(value).__name__
-                )
-                raise DataError(
-                    f"{self.name}: {field}: expected a {dtype} tensor with {axes} axes, found {found}"
-                )
+                found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                raise DataError(f"{self.name}: {field}: expected a {dtype} tensor with {axes} axes, found {found}")
         n, channels, height, width = self.images.shape
         if n == 0 or channels != 1:
-            raise DataError(
-                f"{self.name}: images: expected (n >= 1, 1, h, w), found {tuple(self.images.shape)}"
-            )
+            raise DataError(f"{self.name}: images: expected (n >= 1, 1, h, w), found {tuple(self.images.shape)}")
         if self.masks.shape != (n, height, width) or self.patient.shape != (n,):
             raise DataError(
                 f"{self.name}: expected masks {(n, height, width)} and patient {(n,)} for images "
@@ -82,9 +74,7 @@ class Slices:
         if self.held_out is not None:
             held_out = tuple(sorted({int(p) for p in self.held_out}))
             if strangers := set(held_out) - set(self.patient.tolist()):
-                raise DataError(
-                    f"{self.name}: held_out: expected patients of these slices, found {sorted(strangers)}"
-                )
+                raise DataError(f"{self.name}: held_out: expected patients of these slices, found {sorted(strangers)}")
             object.__setattr__(self, "held_out", held_out)
 
     @property
@@ -173,9 +163,7 @@ def split(patient: Sequence[int] | Tensor, fraction: float = 0.5, seed: int = 0)
     """
     if not 0 <= fraction <= 1:
         raise OptionError(f"fraction: expected 0 to 1, found {fraction}")
-    patients = np.unique(
-        np.asarray(patient.cpu() if isinstance(patient, Tensor) else patient, dtype=np.int64)
-    )
+    patients = np.unique(np.asarray(patient.cpu() if isinstance(patient, Tensor) else patient, dtype=np.int64))
     drawn = np.random.default_rng(seed).permutation(patients)[: round(len(patients) * fraction)]
     return tuple(sorted(drawn.tolist()))
 
@@ -268,9 +256,7 @@ def check_options(size: int, spacing_mm: float, normalise: str) -> None:
     if normalise not in NORMALISATIONS:
         raise OptionError(f"normalise: expected one of {', '.join(NORMALISATIONS)}, found {normalise!r}")
     if not (isinstance(size, int) and size > 0 and spacing_mm > 0):
-        raise OptionError(
-            f"expected size (pixels) and spacing_mm (mm) above 0, found {size!r} and {spacing_mm!r}"
-        )
+        raise OptionError(f"expected size (pixels) and spacing_mm (mm) above 0, found {size!r} and {spacing_mm!r}")
 
 
 @contextmanager
@@ -283,9 +269,7 @@ def reading(path: Path | str, expected: str) -> Iterator[None]:
             raise
         raise DataError(f"{path}: {error}") from error
     except FileNotFoundError as error:
-        raise DataError(
-            f"{path}: expected {expected}, found no such file; get the data set again, whole"
-        ) from error
+        raise DataError(f"{path}: expected {expected}, found no such file; get the data set again, whole") from error
     except Exception as error:  # nibabel, h5py, pydicom, zlib and struct have no base class in common
         raise DataError(
             f"{path}: expected {expected}, found one that can't be read ({type(error).__name__}: {error}); "

@@ -78,8 +78,9 @@ def read_t1(
                     continue
                 pairs = zip(endo[drawn] - first_pixel, epi[drawn] - first_pixel, strict=True)
                 mask = np.stack([_myocardium(*pair, image.shape[1:]) for pair in pairs])
-                grid = on_grid(image[drawn], mask, (pixel_mm, pixel_mm), size=size, spacing_mm=spacing_mm,
-                               normalise=normalise)
+                grid = on_grid(
+                    image[drawn], mask, (pixel_mm, pixel_mm), size=size, spacing_mm=spacing_mm, normalise=normalise
+                )
                 volumes.append((number, *grid))
     if not volumes:
         raise DataError(f"{path}: expected contours, found none in {total} images")
@@ -94,8 +95,16 @@ def inspect(root: Path) -> dict:
     """Counts of the T1 file; no image is read. `missing` says how many images have no contour."""
     path = _find(root)
     with _open(path) as data:
-        counts = {"name": "T1", "patients": len(data), "volumes": len(data), "slices": 0, "labels": {0},
-                  "spacing_mm": [], "missing": [], "phantom": data.phantom}
+        counts = {
+            "name": "T1",
+            "patients": len(data),
+            "volumes": len(data),
+            "slices": 0,
+            "labels": {0},
+            "spacing_mm": [],
+            "missing": [],
+            "phantom": data.phantom,
+        }
         for number in range(1, len(data) + 1):
             with reading(f"{path}: patient {number}", "contours"):
                 drawn, *_ = data.drawn(number)
@@ -125,13 +134,9 @@ def write(root: Path, patients: Iterable[tuple[np.ndarray, np.ndarray, np.ndarra
         file.attrs["made_by"] = PHANTOM_MARK
         store, cells = file.create_group("#refs#"), {field: [] for field in FIELDS}
 
-        def put(
-            data: np.ndarray, kind: str, parent: h5py.Group = store, name: str | None = None
-        ) -> h5py.Dataset:
+        def put(data: np.ndarray, kind: str, parent: h5py.Group = store, name: str | None = None) -> h5py.Dataset:
             refs = kind == "cell"
-            options = (
-                {} if refs or data.size < 10_000 else {"chunks": (1, 1, *data.shape[2:]), "compression": 1}
-            )
+            options = {} if refs or data.size < 10_000 else {"chunks": (1, 1, *data.shape[2:]), "compression": 1}
             item = parent.create_dataset(
                 name or f"r{len(store):06d}", data=data, dtype=h5py.ref_dtype if refs else None, **options
             )
@@ -155,9 +160,7 @@ def _find(root: Path) -> Path:
     for path in (root, root / FILE, root / "t1" / FILE):
         if path.is_file():
             return path
-    raise DataError(
-        f"{root / FILE}: expected the T1 data set in one file, found none; point PRR_T1 at its folder"
-    )
+    raise DataError(f"{root / FILE}: expected the T1 data set in one file, found none; point PRR_T1 at its folder")
 
 
 @contextmanager
@@ -224,8 +227,10 @@ class _Dataset:
         """(S T, H, W)."""
         height, width, *weightings = shape = self.shape("Img", number)
         if self.shape("TriggerTime", number) != tuple(weightings):
-            raise DataError(f"TriggerTime: expected (T, S) = {tuple(weightings)} as Img has, "
-                            f"found {self.shape('TriggerTime', number)}")
+            raise DataError(
+                f"TriggerTime: expected (T, S) = {tuple(weightings)} as Img has, "
+                f"found {self.shape('TriggerTime', number)}"
+            )
         image = self._stored("Img", number)[()].T.reshape(shape)
         if not np.isfinite(image).all():
             raise DataError("Img: expected finite voxels, found NaN or infinity")
@@ -254,6 +259,8 @@ def _myocardium(endo: np.ndarray, epi: np.ndarray, shape: tuple[int, int]) -> np
     """(h, w) label 2 inside the epicardial and not inside the endocardial contour."""
     cavity, heart = fill(endo, shape), fill(epi, shape)
     if cavity.sum() >= heart.sum():
-        raise DataError(f"expected the endocardial contour within the epicardial one, found {cavity.sum()} "
-                        f"and {heart.sum()} pixels inside")
+        raise DataError(
+            f"expected the endocardial contour within the epicardial one, found {cavity.sum()} "
+            f"and {heart.sum()} pixels inside"
+        )
     return np.where(heart & ~cavity, 2, 0).astype(np.uint8)

@@ -22,7 +22,7 @@ from prr.layers import ALL
 from prr.metrics import dice
 from prr.study import training
 from prr.study.models import NETWORKS
-from prr.study.profiles import OVERRIDES, STARTS, Profile, profile
+from prr.study.profiles import EXPECTED_DICE, OVERRIDES, STARTS, Profile, profile
 from prr.study.store import Key, Store, content, digest, fingerprint, provenance
 
 READERS = {"acdc": read_acdc, "t1": read_t1, "rvsc": read_rvsc}
@@ -128,8 +128,8 @@ class Experiment:
                     f"data_root={root}: expected a folder that holds acdc/, t1/ or rvsc/, found none of them"
                 )
         if folder := os.environ.get(f"PRR_{name.upper()}"):
-            if not Path(folder).expanduser().is_dir():
-                raise DataError(f"PRR_{name.upper()}={folder}: no such folder; correct the variable or unset it")
+            if not Path(folder).expanduser().exists():
+                raise DataError(f"PRR_{name.upper()}={folder}: nothing there; correct the variable or unset it")
             return Path(folder).expanduser()
         return self._phantom(name)
 
@@ -192,6 +192,14 @@ class Experiment:
         with self.threads():
             prediction = reuse.predict(model, part.images).argmax(1).cpu()
         return dice(prediction, part.masks, part.patient)
+
+    def expected(self, network: str) -> float:
+        """Foreground Dice that a network must reach for its chapter to mean something; 0 where nothing is promised.
+
+        The profile's own promise, on phantoms, holds only where none of its values was overridden.
+        """
+        promised = not self.overrides and self.slices("acdc").phantom
+        return EXPECTED_DICE.get((self.profile.name, network), 0) if promised else 0
 
     def _trained(
         self, network: str, dataset: str, task: str, start: str | None, seed: int | None

@@ -52,8 +52,8 @@ def content(slices: Slices) -> str:
 
 
 def fingerprint(folder: Path) -> str:
-    """Digest of a folder's files by name, size and time of change: reading them all would take too long."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Digest of a folder's files, or of one file, by name, size and time of change: reading all would take too long."""
+    files = sorted(path for path in (folder, *folder.rglob("*")) if path.is_file())
     lines = [f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
@@ -133,8 +133,11 @@ class Store:
         with self.lock(path):
             if not path.exists():
                 draft = path.with_suffix(".draft")
-                write(draft)
-                os.replace(draft, path)
+                try:
+                    write(draft)
+                    os.replace(draft, path)
+                finally:
+                    draft.unlink(missing_ok=True)
         try:
             return read(path)
         except (SafetensorError, ValueError, KeyError, OSError) as error:
