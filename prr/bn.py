@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from prr.errors import NetworkError
 from prr.layers import FAMILIES, check_kinds, comparable, replaced, tensor
 
 # A channel whose |RW| is below this share of the layer's largest is switched off in the target: RW'/RW says nothing
@@ -47,7 +48,7 @@ def shift_scale(target: nn.Module, source: nn.Module) -> pd.DataFrame:
         MB and its like are NaN where no convolution with a bias stands directly before the batch norm.
 
     Raises:
-        NetworkError: networks that do not match, NaN or infinite values.
+        NetworkError: networks that do not match, no batch norm, NaN or infinite values.
 
     Source: Wang et al. 2020, arXiv:2008.03411, "Analysis of the reuse of BN layer"; Ioffe and Szegedy 2015,
     arXiv:1502.03167. The paper's formulas are lost in its text; these follow from its definitions.
@@ -55,6 +56,8 @@ def shift_scale(target: nn.Module, source: nn.Module) -> pd.DataFrame:
     table = comparable(target, source)
     bias_before = biased_convolutions(target)
     batch_norms = table[table["kind"] == "RM"]
+    if batch_norms.empty:
+        raise NetworkError(f"{type(target).__name__}: expected batch norms with running statistics, found none")
     rows = []
     for layer, name in batch_norms[["layer", "name"]].itertuples(index=False):
         old, new = ({kind: array(model, kind, name) for kind in ("RM", "RV", "RW", "RB")} for model in (target, source))
@@ -71,10 +74,10 @@ def changes(old: dict[str, np.ndarray], new: dict[str, np.ndarray], bias: np.nda
     shift = {"RM": gain * (old["RM"] - new["RM"]), "RB": new["RB"] - old["RB"], "B": gain * bias}
     contrast = np.sqrt((old["RV"] + epsilon) / (new["RV"] + epsilon))
     on = np.abs(old["RW"]) > SWITCHED_OFF * np.abs(old["RW"]).max()
-    weight = new["RW"][on] / old["RW"][on]
+    weight = new["RW"][on] / old["RW"][on] if on.any() else np.full(1, np.nan)
     # a standardised channel has RMS 1, so scaling it changes the output by |RW (factor - 1)|
     moved = shift | {"RV": old["RW"] * (contrast - 1), "RW": new["RW"] - old["RW"]}
-    scale = np.sqrt(np.mean(old["RW"] ** 2))
+    scale = np.sqrt(np.mean(old["RW"] ** 2)) or np.nan
     return {
         **{f"M{kind}": np.abs(shift[kind]).mean() for kind in ("RM", "RB", "B")},
         "MRV": contrast.mean(),
@@ -89,7 +92,7 @@ def changes(old: dict[str, np.ndarray], new: dict[str, np.ndarray], bias: np.nda
 
 def biased_convolutions(model: nn.Module) -> dict[str, str]:
     """Batch norm name -> name of the convolution registered directly before it, if that one has a bias."""
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, FAMILIES)]
+    layers = [(name, module) for name, module in model.named_modules() if not any(module.children())]
     return {
         name: before
         for (before, conv), (name, norm) in itertools.pairwise(layers)
@@ -141,7 +144,7 @@ def output_of(model: nn.Module, name: str, images: Tensor) -> np.ndarray:
     """What the module called `name` gives when a copy of the network in eval mode sees the images."""
     probe = copy.deepcopy(model).eval()
     seen = []
-    probe.get_submodule(name).register_forward_hook(lambda module, inputs, output: seen.append(output))
+    probe.get_submodule(name).register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))
     with torch.inference_mode():
         probe(images)
     return seen[0].cpu().numpy()

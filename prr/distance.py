@@ -18,7 +18,8 @@ def rmse(target: nn.Module, source: nn.Module) -> pd.DataFrame:
 
     Returns:
         DataFrame[kind, layer, name, rmse, relative]: rmse = sqrt(mean((w_source - w_target)^2)), in the unit of the
-        weights; relative = rmse / sqrt(mean(w_target^2)), inf where the target is all zero. Two independent kernels of
+        weights; relative = rmse / sqrt(mean(w_target^2)), inf where the target is all
+        zero, NaN where both are. Two independent kernels of
         equal scale have a relative RMSE near sqrt(2).
 
     Raises:

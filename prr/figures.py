@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.ticker import MaxNLocator
 
+from prr.errors import OptionError
 from prr.reuse import Data
 from prr.verdict import NOT_REUSABLE, REUSABLE, UNDECIDED, layer_verdicts
 
@@ -56,7 +57,7 @@ def reuse(sweep: pd.DataFrame, *, tolerance: float = 0.05, score: str = "foregro
             some = part[part["verdict"] == verdict]
             axis.plot(some["layer"], some["score"], marker, color=colour, label=verdict, markersize=6, zorder=3)
         _layer_axis(axis, LONG_NAME.get(kind, kind), part["layer"])
-        axis.set_ylim(-0.03, max(1.0, target + 0.03))
+        axis.set_ylim(min(0, part["score"].min()) - 0.03, max(1.0, target + 0.03))
         axis.set_ylabel(score)
     return _finish(figure, axes, note, legend=True)
 
@@ -89,15 +90,16 @@ def rmse(table: pd.DataFrame, *, kinds: tuple[str, ...] = ("W", "B"), note: str 
         kinds: rows of panels.
         note: where the numbers come from.
     """
+    kinds = tuple(kind for kind in kinds if kind in set(table["kind"]))
     figure, axes = _panels(2 * len(kinds))
     for row, kind in enumerate(kinds):
         part = table[table["kind"] == kind]
+        axes[2 * row + 1].axhline(np.sqrt(2), color="0.4", linestyle=":", label="independent, equal scale: √2")
         for axis, column in zip(axes[2 * row :], ("rmse", "relative"), strict=False):
             axis.plot(part["layer"], part[column], "o-", color=KIND_COLOUR.get(kind, "0.3"), markersize=5)
             _layer_axis(axis, LONG_NAME.get(kind, kind), part["layer"])
             axis.set_ylabel("RMSE" if column == "rmse" else "RMSE / rms of the target")
             axis.set_ylim(bottom=0)
-        axes[2 * row + 1].axhline(np.sqrt(2), color="0.4", linestyle=":", label="independent, equal scale: √2")
         axes[2 * row + 1].legend(frameon=False, fontsize=8)
     return _finish(figure, axes, note)
 
@@ -216,10 +218,13 @@ def slices(data: Data, *, patient: int | None = None, count: int = 7, note: str 
         note: where the slices come from.
     """
     own = np.flatnonzero(data.patient.numpy() == (data.patient[0].item() if patient is None else patient))
+    if not len(own):
+        raise OptionError(f"patient {patient}: expected one of {data.patient.unique().tolist()}")
     chosen = own[np.unique(np.linspace(0, len(own) - 1, min(count, len(own))).round().astype(int))]
     figure, axes = plt.subplots(2, len(chosen), figsize=(1.7 * len(chosen), 3.9), squeeze=False)
     for column, index in enumerate(chosen):
-        image, mask, title = data.images[index, 0], data.masks[index], f"slice {index - own[0] + 1}"
+        image, mask = data.images[index, 0].numpy(), data.masks[index].numpy()
+        title = f"slice {np.searchsorted(own, index) + 1}"
         for axis in axes[:, column]:
             axis.imshow(image, cmap="gray", interpolation="nearest")
             axis.axis("off")
@@ -260,7 +265,7 @@ class Download:
 
     def __init__(self, table: pd.DataFrame, name: str, note: str = ""):
         self.name = name
-        self.text = f"# {note}\n{table.to_csv(index=False)}"
+        self.text = f"# {' '.join(note.split())}\n{table.to_csv(index=False)}"
 
     def _repr_html_(self) -> str:
         data = base64.b64encode(self.text.encode()).decode()
@@ -288,7 +293,7 @@ def _panels(count: int, **options) -> tuple[Figure, list[Axes]]:
 def _layer_axis(axis: Axes, title: str, layers: pd.Series) -> None:
     axis.set(title=title, xlabel="layer")
     axis.set_xlim(layers.min() - 0.7, layers.max() + 0.7)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=14))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=14, min_n_ticks=1))
 
 
 def _finish(figure: Figure, axes: list[Axes], note: str, legend: bool = False) -> Figure:

@@ -48,6 +48,7 @@ def parameter_table(model: nn.Module, example: Tensor | None = None) -> pd.DataF
         for layer, (name, module) in enumerate(members, start=1):
             for kind, (owner, attribute) in KINDS.items():
                 if owner is family and (value := getattr(module, attribute)) is not None:
+                    tensor(model, kind, name)  # refuses one that can't be replaced
                     rows.append((kind, layer, name, tuple(value.shape), value.numel()))
     if not rows:
         raise NetworkError(f"{type(model).__name__}: expected convolutions or batch norms, found neither")
@@ -90,6 +91,11 @@ def tensor(model: nn.Module, kind: str, name: str) -> Tensor:
     value = getattr(module, attribute, None) if isinstance(module, family) else None
     if value is None:
         raise NetworkError(f"{name}.{attribute} ({kind}): not in {type(model).__name__}")
+    if attribute not in module._parameters and attribute not in module._buffers:
+        raise NetworkError(
+            f"{name}.{attribute} ({kind}): computed from other tensors (weight or spectral norm), so replacing it "
+            "would change nothing; remove the parametrization first"
+        )
     return value
 
 

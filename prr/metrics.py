@@ -87,6 +87,8 @@ def foreground_dice(output: Tensor, data) -> np.ndarray:
     """
     prediction = output.max(1).indices  # argmax(1) takes ten times as long on a CPU
     masks, patient = data.masks.to(prediction.device), data.patient.to(prediction.device)
+    if not masks.any():
+        raise DataError("masks: expected some labelled pixel, found background alone; Dice says nothing then")
     _, counts = overlap(prediction, masks, patient, classes=output.shape[1])
     return nanmean(ratio(counts)[:, 1:])
 

@@ -101,7 +101,9 @@ def sweep(
     wanted = table["kind"].isin(kinds) & (True if layers is None else table["layer"].isin(layers))
     rows = table[table["live"] & wanted]
     rows = rows.sort_values("kind", key=lambda kind: kind.map(list(kinds).index), kind="stable", ignore_index=True)
-    model = copy.deepcopy(target).eval().to(memory_format=torch.channels_last)
+    model = copy.deepcopy(target).eval()
+    if data.images.ndim == 4:
+        model = model.to(memory_format=torch.channels_last)  # faster on a CPU
     before = values(model, data, score, batch_size)
     after = np.empty((len(rows), len(before)))
     for row in tqdm(rows.itertuples(), "sweep", len(rows), disable=not progress, mininterval=1):

@@ -13,7 +13,6 @@ from prr.data import read_acdc
 from prr.errors import DataError, OptionError
 from prr.study import Experiment, experiment, training
 from prr.study.experiment import derived
-from prr.study.plan import plan
 from prr.study.profiles import PROFILES, profile
 from prr.study.store import content
 
@@ -118,7 +117,7 @@ def test_a_data_root_without_data_sets_is_refused_by_name(run, tmp_path):
 
 def test_a_variable_that_names_no_folder_is_refused_by_name(run, tmp_path, monkeypatch):
     monkeypatch.setenv("PRR_ACDC", str(tmp_path / "gone"))
-    with pytest.raises(DataError, match=r"PRR_ACDC=.*gone: no such folder"):
+    with pytest.raises(DataError, match=r"PRR_ACDC=.*gone: "):
         run().slices("acdc")
 
 
@@ -390,32 +389,6 @@ def test_a_variant_differs_in_what_was_changed_only(run, elsewhere):
     for name in ("seed", "device", "data_root"):
         assert getattr(other, name) == getattr(one, name)
     assert other.store.folder == one.store.folder
-
-
-def test_a_plan_names_what_is_missing_and_trains_nothing(run, folder, monkeypatch):
-    run(seed=25).model("unet")
-    monkeypatch.setattr(training, "fit", None)
-    table = plan("smoke", ["3"], store=folder, seed=25, threads=1, steps=2)
-    assert table[["network", "dataset", "task", "normalisation", "stored"]].values.tolist() == [
-        ["unet", "acdc", "segmentation", "zscore", True],
-        ["unet", "acdc", "auto-encoding", "zscore", False],
-        ["unet", "acdc", "segmentation", "unit", False],
-        ["unet", "acdc", "auto-encoding", "unit", False],
-    ]
-    assert (table["seconds"] >= 0).all()
-    assert table["seconds"][0] == 0
-    state = run(seed=25).model("unet").state_dict()
-    assert table["megabytes"][0] == round(sum(value.numel() * value.itemsize for value in state.values()) / 1e6, 1)
-
-
-def test_a_plan_has_each_network_once(folder):
-    table = plan("smoke", ["03"], store=folder, seed=25, threads=1, steps=2, normalisation="unit")
-    assert not table.duplicated(["network", "dataset", "task", "normalisation"]).any()
-
-
-def test_a_plan_refuses_unknown_chapters_by_name(folder):
-    with pytest.raises(OptionError, match="chapter 42: expected some of 01, 02"):
-        plan("smoke", ["42", "03"], store=folder)
 
 
 def test_the_stamp_tells_profile_overrides_seed_device_and_data(run):

@@ -143,7 +143,7 @@ def test_compare_shows_every_drop_with_its_interval():
 def test_rmse_shows_both_columns_of_each_kind():
     table = distances()
     axes = panels(figures.rmse(table, kinds=("W", "RV")))
-    shown = [points(axis.get_lines()[0]) for axis in axes]
+    shown = [points(line) for axis in axes for line in axis.get_lines() if line.get_marker() == "o"]
     wanted = [(kind, column) for kind in ("W", "RV") for column in ("rmse", "relative")]
     for values, (kind, column) in zip(shown, wanted, strict=True):
         np.testing.assert_allclose(values, table.loc[table["kind"] == kind, ["layer", column]])

@@ -7,7 +7,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from prr.errors import OptionError
 from prr.layers import parameter_table
-from prr.study import paper, pspnet, unet
+from prr.study import pspnet, unet
 from prr.study.models import connections
 
 EXAMPLE = torch.zeros(1, 1, 48, 48)
@@ -53,28 +53,6 @@ def test_only_pspnets_auxiliary_head_is_dead():
     assert set(table.loc[~table["live"], "name"]) == {"auxiliary.0.conv", "auxiliary.0.bn", "auxiliary.1"}
     # kernel and batch norm, then kernel and bias
     assert (~table["live"]).sum() == 1 + 4 + 2
-
-
-def test_the_papers_list_leaves_92_percent_of_the_pairs():
-    pairs = len(parameter_table(pspnet(4)))
-    listed = sum(len(layers) for layers in LISTED.values())
-    assert (listed, pairs - listed) == (11, 123)
-    assert round(100 * (pairs - listed) / pairs, 1) == 91.8
-
-
-def test_the_shipped_list_is_the_papers_and_names_pspnets_modules():
-    shipped = paper.not_reusable()
-    assert {kind: part["layer"].tolist() for kind, part in shipped.groupby("kind")} == LISTED
-    table = parameter_table(pspnet(4))
-    biased = table.loc[table["kind"] == "B", "name"].iloc[:1]  # B 1: the first convolution that has a bias
-    assert shipped.loc[shipped["kind"] == "B", "name"].tolist() == biased.tolist() == ["classifier"]
-    counted = shipped[shipped["kind"] != "B"]
-    assert len(counted.merge(table[["kind", "layer", "name"]])) == 10
-
-
-def test_both_shares_of_the_papers_list_are_told(full_size):
-    shares = paper.reused_share(parameter_table(full_size))
-    assert shares["share"].tolist() == [0.918, 0.174]  # 1 - 11 / 134 and 1 - 0.826
 
 
 def test_the_papers_list_holds_most_of_the_encoders_convolution_weights(full_size, torchvision_resnet):

@@ -42,6 +42,11 @@ def test_an_override_reaches_the_plan(tmp_path):
     assert not plan("smoke", ["03"], store=tmp_path, steps=3)["stored"].any()
 
 
+def test_a_plan_has_each_network_once(tmp_path):
+    table = plan("smoke", ["03"], store=tmp_path, normalisation="unit")
+    assert not table.duplicated(["network", "dataset", "task", "normalisation"]).any()
+
+
 def test_an_unknown_chapter_is_refused():
     with pytest.raises(OptionError, match="chapter 99: expected some of 01, 02, 03, 04"):
         plan("smoke", ["99"])

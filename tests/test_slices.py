@@ -11,8 +11,13 @@ from prr.errors import DataError, OptionError
 
 def slices(patients: list[int], **fields) -> Slices:
     n = len(patients)
-    made = {"images": torch.randn(n, 1, 6, 5), "masks": torch.zeros(n, 6, 5, dtype=torch.uint8),
-            "patient": torch.tensor(patients, dtype=torch.int64), "spacing_mm": 1.5, "name": "toy"}
+    made = {
+        "images": torch.randn(n, 1, 6, 5),
+        "masks": torch.zeros(n, 6, 5, dtype=torch.uint8),
+        "patient": torch.tensor(patients, dtype=torch.int64),
+        "spacing_mm": 1.5,
+        "name": "toy",
+    }
     return Slices(**made | fields)
 
 

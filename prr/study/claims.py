@@ -83,9 +83,22 @@ def comparison(unet: pd.DataFrame, pspnet: pd.DataFrame, tolerance: float = 0.05
         ("Reuse of kernels hurts UNet more than PSPNet", "section 1.3", verdict, evidence),
         ("PSPNet is a reusable network and UNet is not (at least half of the live kernels)", "Conclusion 1",
          _both(shares[1][0], _negated(shares[0][0])), f"PSPNet: {shares[1][1]}; UNet: {shares[0][1]}"),
-        ("RM of the first layer is reusable in neither network", "section 1.2.2",
-         *not_reusable(pd.concat([first, second])[lambda both: both["layer"] == 1], "RM")),
     ])  # fmt: skip
+
+
+def first_layer(sweeps: dict[str, pd.DataFrame], tolerance: float = 0.05) -> pd.DataFrame:
+    """The statement of section 1.2.2 about layer 1, under each normalisation of the input; columns as `unet`.
+
+    Args:
+        sweeps: {what the input is: sweep of layer 1 at least}.
+        tolerance: see `layer_verdicts`.
+    """
+    rows = []
+    for title, sweep in sweeps.items():
+        judged = layer_verdicts(sweep[sweep["layer"] == 1], tolerance)
+        claim = f"RM of the first layer is not reusable, {title}"
+        rows.append((claim, "section 1.2.2", *not_reusable(judged, "RM")))
+    return _ledger(rows)
 
 
 def inequalities(unet: pd.DataFrame, pspnet: pd.DataFrame) -> pd.DataFrame:
@@ -129,7 +142,7 @@ def reusable_except(judged: pd.DataFrame, kind: str, exceptions: Collection[int]
         evidence += f"; other than stated: {_numbers(part['layer'][wrong])}"
     if (open_ := ~right & ~wrong).any():
         evidence += f"; undecided: {_numbers(part['layer'][open_])}"
-    return (NO if wrong.any() else YES if right.all() else UNSURE), evidence
+    return (NO if wrong.any() else YES if right.all() and len(part) else UNSURE), evidence
 
 
 def not_reusable(judged: pd.DataFrame, kind: str) -> tuple[str, str]:
@@ -173,7 +186,7 @@ def matters_more(judged: pd.DataFrame) -> tuple[str, str]:
     results = [difference(drop[strong], drop[weak]) for strong in ("RM", "RV") for weak in ("RW", "RB")]
     verdicts = {verdict for verdict, _ in results}
     verdict = YES if verdicts == {YES} else NO if NO in verdicts else UNSURE
-    return verdict, "mean drop " + ", ".join(f"{kind} {values.mean():.3f}" for kind, values in drop.items())
+    return verdict, "mean drop " + ", ".join(f"{kind} {values.mean():z.3f}" for kind, values in drop.items())
 
 
 def difference(more: pd.Series, less: pd.Series) -> tuple[str, str]:
@@ -189,12 +202,20 @@ def difference(more: pd.Series, less: pd.Series) -> tuple[str, str]:
 
 def _correlation(part: pd.DataFrame) -> tuple[float, float, float]:
     pair = part["layer"].to_numpy(float), part["drop"].to_numpy()
-    rho = float(stats.spearmanr(*pair).statistic)
+    rho = float(rank_correlation(*pair))
     interval = stats.bootstrap(
-        pair, lambda a, b: stats.spearmanr(a, b).statistic, paired=True, vectorized=False, n_resamples=2000,
+        pair, rank_correlation, paired=True, vectorized=True, n_resamples=2000,
         method="percentile", rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
     return interval.low, rho, interval.high
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Spearman's, over an axis; 0 where one side is constant."""
+    ranks = [stats.rankdata(values, axis=axis) for values in (first, second)]
+    a, b = (rank - rank.mean(axis, keepdims=True) for rank in ranks)
+    scale = np.sqrt((a**2).sum(axis) * (b**2).sum(axis))
+    return (a * b).sum(axis) / np.where(scale > 0, scale, 1)
 
 
 def _share(judged: pd.DataFrame, kind: str) -> tuple[str, str]:
@@ -220,7 +241,7 @@ def _numbers(layers: pd.Series) -> str:
 
 
 def _span(value: float, low: float, high: float) -> str:
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{value:z.2f} [{low:z.2f}, {high:z.2f}]"
 
 
 def _ledger(rows: list[tuple[str, str, str, str]]) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from prr import reuse
 from prr.data import Slices, read_acdc, read_rvsc, read_t1, write_phantom
 from prr.errors import DataError, OptionError
 from prr.figures import Words
-from prr.layers import ALL
+from prr.layers import ALL, check_kinds
 from prr.metrics import dice
 from prr.study import training
 from prr.study.models import NETWORKS
@@ -81,7 +81,9 @@ class Experiment:
         plain = {
             name: value
             for name, value in namespace.items()
-            if not name.startswith("_") and isinstance(value, str | int | float | None) and name not in ("In", "Out")
+            if not name.startswith("_")
+            and isinstance(value, str | int | float | Path | None)
+            and name not in ("In", "Out")
         }
         unknown = [name for name in plain if name not in PARAMETERS]
         if unknown and not any(isinstance(value, cls) for value in namespace.values()):
@@ -205,8 +207,8 @@ class Experiment:
         self, network: str, dataset: str, task: str, start: str | None, seed: int | None
     ) -> tuple[nn.Module, dict]:
         key = self.key(network, dataset, task, start, seed)
-        model = initial(network, key["width"], key["start"], dataset, task, key["seed"])
-        tensors, record = self.store.tensors("networks", key, lambda: self._train(model, key))
+        tensors, record = self.store.tensors("networks", key, lambda: self._train(key))
+        model = initial(network, key["width"], "shared", dataset, task, self.seed)  # any start: it is overwritten
         model.load_state_dict(tensors)
         words = {name: key[name] for name in ("network", "data set", "task", "start", "seed", "steps")}
         made = {name: record["made"][name] for name in ("device", "commit", "date")}
@@ -236,7 +238,8 @@ class Experiment:
             "recipe": training.RECIPE,
         }
 
-    def _train(self, model: nn.Module, key: Key) -> tuple[dict, dict]:
+    def _train(self, key: Key) -> tuple[dict, dict]:
+        model = initial(*(key[name] for name in ("network", "width", "start", "data set", "task", "seed")))
         began = time.perf_counter()
         with self.threads():
             history = training.fit(
@@ -270,6 +273,7 @@ class Experiment:
             source: data set and task of the network that gives; the paper's A2, B1 or B2.
             start: see `model`.
         """
+        check_kinds(kinds)
         pair = [digest(self.key(network, *each, start, None)) for each in (target, source)]
         models = [self.model(network, *each, start) for each in (target, source)]
 

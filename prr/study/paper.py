@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-FOLDER = Path(__file__).parents[2] / "data" / "paper"
+# in a clone, and where the wheel puts the same files
+FOLDERS = Path(__file__).parents[2] / "data" / "paper", Path(__file__).parent / "reported"
 
 
 def not_reusable() -> pd.DataFrame:
@@ -17,7 +18,7 @@ def not_reusable() -> pd.DataFrame:
 
     Source: Wang et al. 2020, arXiv:2008.03411, section 3.1.
     """
-    return pd.read_csv(FOLDER / "pspnet_not_reusable.csv", comment="#")
+    return pd.read_csv(next(filter(Path.exists, FOLDERS)) / "pspnet_not_reusable.csv", comment="#")
 
 
 def reused_share(table: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +98,7 @@ def _checked(key: str, value: Any, like: Any) -> Any:
         if value not in CHOICES[key]:
             raise OptionError(f"{key}={value!r}: expected one of {', '.join(CHOICES[key])}")
         return value
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not number or value <= 0 or (isinstance(like, int) and value != int(value)):
         expected = "a whole number above 0" if isinstance(like, int) else "a number above 0"
         raise OptionError(f"{key}={value!r}: expected {expected}, such as {like}")

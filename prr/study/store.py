@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import platform
+import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -26,7 +28,13 @@ from prr.data import Slices
 from prr.errors import DataError
 
 Key = dict[str, Any]
-FOLDERS = ("slices", "networks", "tables")
+_RESULT = r"[0-9a-f]{16}\.(safetensors|json|draft)(\.lock)?"
+OWN = {
+    "slices": _RESULT,
+    "networks": _RESULT,
+    "tables": _RESULT,
+    "phantoms": r"(acdc|t1|rvsc)-\d+-[0-9a-f]{16}(\.lock)?",
+}
 
 
 def location() -> Path:
@@ -140,32 +148,36 @@ class Store:
                     draft.unlink(missing_ok=True)
         try:
             return read(path)
-        except (SafetensorError, ValueError, KeyError, OSError) as error:
+        except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
             raise DataError(f"{path}: expected a whole result, found {error}; delete the file, it is remade") from error
 
     def list(self) -> pd.DataFrame:
         """DataFrame[folder, file, what, megabytes, made], newest first."""
         rows = []
-        for folder in FOLDERS:
-            for path in sorted((self.folder / folder).glob("*.*")):
-                if path.suffix in (".safetensors", ".json"):
-                    status = path.stat()
-                    made = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.st_mtime))
-                    rows.append((folder, path.name, _what(path), round(status.st_size / 1e6, 3), made))
+        for path in self._own():
+            if not path.name.endswith((".lock", ".draft")):
+                files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+                size = round(sum(file.stat().st_size for file in files) / 1e6, 3)
+                made = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
+                rows.append((path.parent.name, path.name, _what(path), size, made))
         table = pd.DataFrame(rows, columns=["folder", "file", "what", "megabytes", "made"])
         return table.sort_values("made", ascending=False, kind="stable", ignore_index=True)
 
-    def clean(self, folders: tuple[str, ...] = FOLDERS) -> int:
-        """Delete this store's own files, and nothing else, in some of its folders; returns how many."""
-        own = [
-            path
-            for folder in folders
-            for path in (self.folder / folder).glob("*.*")
-            if path.suffix in (".safetensors", ".json", ".draft", ".lock")
-        ]
+    def clean(self) -> int:
+        """Delete this store's own files and phantoms, and nothing else; returns how many."""
+        own = self._own()
         for path in own:
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         return len(own)
+
+    def _own(self) -> list[Path]:
+        """What this class has put into its folder, by name: a stranger's file stays."""
+        return [
+            path
+            for folder, name in OWN.items()
+            for path in sorted((self.folder / folder).glob("*"))
+            if re.fullmatch(name, path.name)
+        ]
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
@@ -180,6 +192,8 @@ def _read_table(path: Path) -> tuple[pd.DataFrame, dict]:
 
 def _what(path: Path) -> str:
     """The words in a result's key, for a listing."""
+    if path.is_dir():
+        return "phantom"
     read = _read_tensors if path.suffix == ".safetensors" else _read_table
     try:
         return " ".join(value for value in read(path)[1]["key"].values() if isinstance(value, str) and len(value) < 16)

@@ -91,8 +91,9 @@ def fit(
             image, mask = augment(tv_tensors.Image(images[index]), tv_tensors.Mask(masks[index]))
             total += advance(model, optimiser, LOSSES[task], image.as_subclass(Tensor), mask.as_subclass(Tensor).long())
             schedule.step()
-            if step % every == 0:
-                history.append((step, total.item() / every, validate(model, data.validation, task)))
+            if step % every == 0 or step == steps:
+                since = step - (history[-1][0] if history else 0)
+                history.append((step, total.item() / since, validate(model, data.validation, task)))
                 total.zero_()
     return pd.DataFrame(history, columns=["step", "loss", "validation"])
 
