@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from prr.errors import OptionError, PrrError
+from prr.errors import DataError, OptionError, PrrError
 
 DATA_SETS = ("acdc", "t1", "rvsc")
 
@@ -80,9 +80,10 @@ def book(
     if dry_run:
         from prr.study.plan import plan
 
-        click.echo(plan(profile, numbers, **parameters).to_string(index=False))
+        given = builder.all_given(profile, parameters)
+        click.echo(plan(given.pop("profile"), numbers, **given).to_string(index=False))
     elif prepare:
-        builder.prepare(profile, prepare, chapters=numbers)
+        builder.prepare(profile, prepare, chapters=numbers, parameters=parameters)
     else:
         builder.build(profile, chapters=numbers, parameters=parameters, out=out)
 
@@ -93,11 +94,18 @@ def data(ctx: click.Context) -> None:
     """Say which data sets were found where; check a folder; write phantoms."""
     if ctx.invoked_subcommand:
         return
+    broken = []
     for name in DATA_SETS:
         variable = f"PRR_{name.upper()}"
         folder = os.environ.get(variable)
-        found = _checked(name, Path(folder)) if folder else f"a phantom (set {variable} to use the real one)"
+        try:
+            found = _checked(name, Path(folder)) if folder else f"a phantom (set {variable} to use the real one)"
+        except PrrError as error:
+            found = f"not usable: {error}"
+            broken.append(variable)
         click.echo(f"{name:<5} {folder or '-'}: {found}")
+    if broken:
+        raise DataError(f"{', '.join(broken)}: expected a data set, found none that can be used; see above")
 
 
 @data.command()
@@ -124,7 +132,7 @@ def _checked(name: str, folder: Path) -> str:
     """What a data set's folder holds, in one line and one more for each missing file."""
     from prr.data import check
 
-    found = check(name, folder)
+    found = check(name, folder.expanduser())
     spacing = "no spacing" if found["spacing_mm"] is None else "{:g} to {:g} mm".format(*found["spacing_mm"])
     counts = (
         f"{found['patients']} patients, {found['volumes']} volumes, {found['slices']} slices, "

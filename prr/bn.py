@@ -41,7 +41,8 @@ def shift_scale(target: nn.Module, source: nn.Module) -> pd.DataFrame:
         MRM, MRB, MB: mean over channels of the absolute shift, in units of the layer's output;
         MRV, MRW: mean over channels of the factor (1 changes nothing);
         MRM_signed, MRB_signed, MB_signed: the signed means, the literal reading of the paper's words;
-        MRV_log, MRW_log: mean of |log |factor||, where signs or reciprocals would cancel in the mean;
+        MRV_log, MRW_log: mean of |log |factor||, where signs or reciprocals would cancel in the mean (for RW a
+        |factor| below 1e-3 counts as 1e-3);
         rms_RM, rms_RV, rms_RW, rms_RB, rms_B: the one common scale: RMS change of the output for standardised input,
         divided by rms(RW); no division by a single RW;
         excluded: channels left out of MRW and MRW_log because RW is near 0 in the target.

@@ -23,6 +23,7 @@ from prr.errors import BookError, OptionError
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
 DATA_FOLDERS = ("PRR_ACDC", "PRR_T1", "PRR_RVSC")
+PATHS = (*DATA_FOLDERS, "PRR_STORE")
 JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
 
 
@@ -50,10 +51,13 @@ def build(
         OptionError: an unknown chapter, or a parameter that a chapter doesn't declare.
         BookError: a chapter failed, a figure has no alt text, or Jupyter Book warned.
     """
-    given = {"profile": profile, **(parameters or {})}
+    given = all_given(profile, parameters)
     notebooks = select(root, chapters)
     for notebook in notebooks:  # all of them, before the first one trains for an hour
         check_declared(notebook, given)
+    for name in PATHS:  # chapters run in book/, so a relative path would mean another folder there
+        if os.environ.get(name):
+            os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
     out = Path(out or root / "build" / profile).resolve()
     with _alone(out):
         for notebook in notebooks:
@@ -61,13 +65,27 @@ def build(
         return render([notebook.name for notebook in notebooks], root, out)
 
 
-def prepare(profile: str, folder: Path, *, chapters: Sequence[str] = (), root: Path = ROOT) -> list[Path]:
+def all_given(profile: str, parameters: dict | None) -> dict:
+    """The chapters' parameters, the profile among them; the data root as an absolute path."""
+    given = {"profile": profile, **(parameters or {})}
+    if given["profile"] != profile:
+        raise OptionError(
+            f"profile={given['profile']}: give it as --profile, for it also names the folder of the build"
+        )
+    if given.get("data_root"):
+        given["data_root"] = str(Path(given["data_root"]).expanduser().absolute())
+    return given
+
+
+def prepare(
+    profile: str, folder: Path, *, chapters: Sequence[str] = (), parameters: dict | None = None, root: Path = ROOT
+) -> list[Path]:
     """Write the chapters with their parameters set, not executed, for nbval: committed outputs are kept."""
     import nbformat
     import papermill
 
     folder.mkdir(parents=True, exist_ok=True)
-    given, prepared = {"profile": profile}, []
+    given, prepared = all_given(profile, parameters), []
     for notebook in select(root, chapters):
         check_declared(notebook, given)
         chapter = papermill.execute_notebook(str(notebook), None, given, prepare_only=True, progress_bar=False)
@@ -133,7 +151,7 @@ def chapter_fingerprint(notebook: Path, given: dict) -> str:
 
     cells = [[cell.cell_type, cell.source, cell.metadata] for cell in nbformat.read(notebook, 4).cells]
     folders = [os.environ.get(name) for name in DATA_FOLDERS] + list(given.values())
-    changed = [_newest(folder) for folder in folders if isinstance(folder, str) and Path(folder).is_dir()]
+    changed = [_newest(folder) for folder in folders if isinstance(folder, str) and Path(folder).exists()]
     facts = [cells, given, folders, changed, sys.version, version("torch")]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for folder in (PACKAGE, notebook.parents[1] / "data" / "paper"):
@@ -290,8 +308,8 @@ def _tree_digest(folder: Path) -> str:
 
 
 def _newest(folder: str) -> int:
-    """The last change of the folder or of what lies directly in it; a data set of thousands of files is not read."""
-    return max(path.stat().st_mtime_ns for path in (Path(folder), *Path(folder).iterdir()))
+    """The last change of a file, or of a folder or what lies directly in it: thousands of files are not looked at."""
+    return max(path.stat().st_mtime_ns for path in (Path(folder), *Path(folder).glob("*")))
 
 
 def _without_path(value: object) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.ticker import MaxNLocator
+from torch import nn
 
 from prr.errors import OptionError
 from prr.reuse import Data
@@ -74,7 +76,9 @@ def compare(sweeps: dict[str, pd.DataFrame], *, tolerance: float = 0.05, note: s
     for index, (title, sweep) in enumerate(sweeps.items()):
         place = np.arange(len(sweep)) + (index - (len(sweeps) - 1) / 2) * 0.25
         bar = np.clip([sweep["drop"] - sweep["low"], sweep["high"] - sweep["drop"]], 0, None)
-        axis.errorbar(place, sweep["drop"], bar, fmt="os^D"[index], color=_PALETTE[index], label=title, capsize=3)
+        axis.errorbar(
+            place, sweep["drop"], bar, fmt="os^Dv"[index % 5], color=_PALETTE[index % 10], label=title, capsize=3
+        )
         axis.set_xticks(range(len(sweep)), sweep["kind"])
     axis.axhspan(0, tolerance, color="0.9", zorder=0, label=f"within {tolerance:g} of the target")
     axis.set(xlabel="replaced", ylabel="drop of the score")
@@ -139,7 +143,7 @@ def common_scale(table: pd.DataFrame, *, note: str = "") -> Figure:
     values = values.dropna(how="all")
     figure, axis = plt.subplots(figsize=(max(6, 0.42 * len(table) + 2), 0.5 * len(values) + 1.6))
     sns.heatmap(
-        values, ax=axis, cmap="rocket_r", vmin=0, annot=True, fmt=".2f", annot_kws={"fontsize": 6},
+        values, ax=axis, cmap="rocket_r", vmin=0,
         cbar_kws={"label": "RMS change / rms(RW)"},
     )  # fmt: skip
     axis.set(xlabel="batch norm layer", ylabel="replaced")
@@ -169,16 +173,17 @@ def histograms(responses: dict[str, np.ndarray], *, note: str = "") -> Figure:
     return _finish(figure, axes, note)
 
 
-def network(table: pd.DataFrame, connections: list[tuple[str, str]], *, note: str = "") -> Figure:
+def network(table: pd.DataFrame, model: nn.Module, connections: list[tuple[str, str]], *, note: str = "") -> Figure:
     """A network drawn from its layer table: convolutions in order of execution, lower where there are more channels.
 
     Args:
         table: DataFrame[kind, layer, name, shape, live] from `prr.parameter_table(model, example)`.
+        model: the network, asked for the channels that its convolutions give.
         connections: (from, to) names of convolutions that a short or long connection joins.
         note: where the numbers come from.
     """
     kernels = table[(table["kind"] == "W") & table["live"]].reset_index(drop=True)
-    channels = kernels["shape"].str[0].to_numpy()
+    channels = np.array([model.get_submodule(name).out_channels for name in kernels["name"]])
     place = {name: (x, channels[x]) for x, name in enumerate(kernels["name"])}
     figure, axis = plt.subplots(figsize=(0.42 * len(kernels) + 1.5, 3.8))
     axis.plot(range(len(kernels)), channels, color="0.8", linewidth=1.5, zorder=1)
@@ -203,7 +208,7 @@ def network(table: pd.DataFrame, connections: list[tuple[str, str]], *, note: st
     axis.invert_yaxis()
     axis.margins(y=0.2)
     axis.set(xlabel="convolutions in order of execution, with their layer numbers", xticks=[])
-    axis.set_ylabel("channels (first axis of the kernel)")
+    axis.set_ylabel("channels out")
     axis.legend(frameon=False, title="kernel", loc="upper center", ncols=3, fontsize=8, title_fontsize=8)
     return _finish(figure, [axis], note)
 
@@ -224,7 +229,7 @@ def slices(data: Data, *, patient: int | None = None, count: int = 7, note: str 
     figure, axes = plt.subplots(2, len(chosen), figsize=(1.7 * len(chosen), 3.9), squeeze=False)
     for column, index in enumerate(chosen):
         image, mask = data.images[index, 0].numpy(), data.masks[index].numpy()
-        title = f"slice {np.searchsorted(own, index) + 1}"
+        title = f"image {np.searchsorted(own, index) + 1}"
         for axis in axes[:, column]:
             axis.imshow(image, cmap="gray", interpolation="nearest")
             axis.axis("off")
@@ -309,6 +314,7 @@ def _finish(figure: Figure, axes: list[Axes], note: str, legend: bool = False) -
 
 def _note(figure: Figure, note: str) -> Figure:
     """Print where the numbers come from; the figure is closed for pyplot, so a notebook shows it once."""
-    figure.text(0.995, 0.002, note, ha="right", va="bottom", fontsize=6, color="0.45")
+    lines = textwrap.fill(note, width=int(14 * figure.get_figwidth()), break_long_words=False)
+    figure.text(0.005, -0.01, lines, ha="left", va="top", fontsize=7, color="0.35")
     plt.close(figure)
     return figure

@@ -88,7 +88,7 @@ def sweep(
 
     Raises:
         OptionError: an unknown kind.
-        NetworkError: networks that do not match, NaN or infinite values.
+        NetworkError: networks that do not match, an unknown layer, NaN or infinite values.
         DataError: empty data, or a score that gives no value.
 
     Source: Wang et al. 2020, arXiv:2008.03411, Figs 3, 4, 7, 8.
@@ -98,6 +98,8 @@ def sweep(
     if not len(data.images):
         raise DataError("expected at least one slice to score, found none")
     table = comparable(target, source, data.images[:1].to(device_of(target)))
+    if layers is not None and (unknown := sorted(set(layers) - set(table.loc[table["kind"].isin(kinds), "layer"]))):
+        raise NetworkError(f"layers {unknown}: no such layer of kind {', '.join(kinds)} in {type(target).__name__}")
     wanted = table["kind"].isin(kinds) & (True if layers is None else table["layer"].isin(layers))
     rows = table[table["live"] & wanted]
     rows = rows.sort_values("kind", key=lambda kind: kind.map(list(kinds).index), kind="stable", ignore_index=True)

@@ -255,3 +255,13 @@ def test_preparing_sets_the_profile_and_keeps_committed_outputs(toy, tmp_path):
     assert 'profile = "smoke"' in [cell.source for cell in chapter.cells][2]
     assert chapter.cells[-1].outputs[0].text == "as committed\n"
     assert chapter.cells[-1].execution_count, "nbval compares no cell without one"
+
+
+def test_chapters_find_relative_folders_of_the_caller(toy, monkeypatch, tmp_path):
+    write_chapter(toy / "book" / "01_one.ipynb", "import os\nprint(os.environ['PRR_STORE'])")
+    monkeypatch.setenv("PRR_STORE", "kept/here")
+    monkeypatch.chdir(tmp_path)
+    book.build(root=toy, chapters=["01"])
+    (printed,) = executed(toy, "01_one.ipynb").cells[-1].outputs
+    assert printed.text.strip() == str(tmp_path / "kept" / "here")
+    assert book.all_given("quick", {"data_root": "scans"})["data_root"] == str(tmp_path / "scans")

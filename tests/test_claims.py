@@ -29,6 +29,11 @@ def verdicts(ledger):
     return ledger.set_index("claim")["verdict"].to_dict()
 
 
+def distance(*values):
+    return pd.DataFrame({"kind": "W", "layer": range(1, len(values) + 1), "rmse": values})
+
+
+NEAR = distance(0.1, 0.2), distance(0.2, 0.3)
 UP, ZIGZAG, ZEROS = np.linspace(0.2, 0.8, 18), np.tile([0.2, 0.4, 0.3], 6), np.zeros(18)
 FIRST = np.array([0.5, *[0.0] * 17])
 STATED = {"RM": UP[::-1], "RV": ZIGZAG, "RW": ZEROS, "RB": ZEROS, "W": np.full(23, 0.5), "B": [0.5, *[0.0] * 22]}
@@ -104,9 +109,10 @@ def test_the_tolerance_is_an_argument():
 
 
 LISTED = {"RM": [1, 17], "W": [1, 6, 11, 12, 16, 17, 19, 20]}
-PSPNET_RM, PSPNET_W = (
+PSPNET_RM, PSPNET_W, PATTERN = (
     "RM is reusable except in layers 1 and 17",
     "W of the encoder is reusable except in 1, 6, 11, 12, 16, 17, 19, 20",
+    "Of the encoder's other W that are not reusable, most change the number of channels or come right behind",
 )
 SKELETON = parameter_table(build_pspnet(2), torch.zeros(1, 1, 48, 48)).query("live")[["kind", "layer", "name"]]
 
@@ -122,7 +128,19 @@ def pspnet_sweep(width=0.001, **changes):
 
 
 def test_a_pspnet_as_the_paper_lists_it_reproduces_the_paper():
-    assert set(verdicts(claims.pspnet(pspnet_sweep(), SHIFT)).values()) == {YES}
+    found = verdicts(claims.pspnet(pspnet_sweep(), SHIFT))
+    # 5 of the 7 listed kernels behind layer 1 fit the pattern, too few to be sure of "most"
+    assert found.pop(PATTERN) == OPEN
+    assert set(found.values()) == {YES}
+
+
+@pytest.mark.parametrize(
+    ("lost", "verdict"),
+    [((6, 7, 11, 12, 16, 17), YES), ((2, 3, 4, 5, 9, 10), NO), ((6, 7, 2, 3), OPEN), ((1,), OPEN)],
+)
+def test_the_pattern_of_kernels_that_are_not_reusable(lost, verdict):
+    changes = {f"W{layer}": 0.5 if layer in lost else 0.0 for layer in range(1, 21)}
+    assert verdicts(claims.pspnet(pspnet_sweep(**changes), SHIFT))[PATTERN] == verdict
 
 
 @pytest.mark.parametrize(
@@ -151,8 +169,10 @@ def test_pspnet_claims_stay_open_where_the_layers_intervals_straddle():
     assert {verdict for claim, verdict in found.items() if " is reusable" in claim or "except" in claim} == {OPEN}
 
 
-HURTS, SHARE = (
+ANY, HURTS, ORDER, SHARE = (
+    "Reuse hurts UNet more than PSPNet, all kinds",
     "Reuse of kernels hurts UNet more than PSPNet",
+    "RMSE of W is of the same order of magnitude in both",
     "PSPNet is a reusable network and UNet is not (at least half of the live kernels)",
 )
 
@@ -167,8 +187,17 @@ HURTS, SHARE = (
 )
 def test_the_comparison_of_the_networks(unet, pspnet, width, expected):
     tables = [table({"W": drops, "RM": drops}, width) for drops in (unet, pspnet)]
-    found = verdicts(claims.comparison(*tables))
-    assert (found[HURTS], found[SHARE]) == (expected, expected)
+    found = verdicts(claims.comparison(*tables, NEAR))
+    assert (found[ANY], found[HURTS], found[SHARE]) == (expected, expected, expected)
+
+
+@pytest.mark.parametrize(
+    ("factor", "spread", "verdict"), [(5, 1, YES), (0.2, 1, YES), (20, 1, NO), (0.05, 1, NO), (9, 100, OPEN)]
+)
+def test_kernels_are_of_one_order_where_their_rmse_differs_by_less_than_a_factor_of_ten(factor, spread, verdict):
+    apart = [distance(1.0, 1 / spread, spread), distance(factor, factor / spread, factor * spread)]
+    sweep = table({"W": [0.5] * 3, "RM": [0.5] * 3})
+    assert verdicts(claims.comparison(sweep, sweep, apart))[ORDER] == verdict
 
 
 @pytest.mark.parametrize(
@@ -178,7 +207,7 @@ def test_the_comparison_of_the_networks(unet, pspnet, width, expected):
 def test_a_network_is_reusable_if_at_least_half_of_its_kernels_are(reusable, lost, verdict):
     open_ = 8 - reusable - lost
     pspnet = table({"W": [0.0] * reusable + [0.5] * lost + [0.05] * open_, "RM": [0.5]}, width=0.02)
-    assert verdicts(claims.comparison(table({"W": [0.5] * 8, "RM": [0.5]}), pspnet))[SHARE] == verdict
+    assert verdicts(claims.comparison(table({"W": [0.5] * 8, "RM": [0.5]}), pspnet, NEAR))[SHARE] == verdict
 
 
 @pytest.mark.parametrize(("drop", "verdict"), [(0.5, YES), (0.0, NO)])

@@ -403,6 +403,14 @@ def test_the_provenance_has_a_row_for_each_network_used(run, fits):
     for task in (*TASKS, TASKS[0]):
         one.model("unet", task=task)
     table = one.provenance()
-    assert table["task"].tolist() == TASKS
-    assert (table[["network", "seed", "steps"]] == ["unet", 27, 2]).all(axis=None)
-    assert table[["device", "commit", "date"]].notna().all(axis=None)
+    assert table["made"].tolist() == TASKS
+    assert (table[["network", "seed", "start"]] == ["unet", 27, "independent"]).all(axis=None)
+    assert table[["device", "torch", "commit", "date", "seconds"]].notna().all(axis=None)
+
+
+def test_the_provenance_of_a_page_holds_its_variants_and_sweeps(run, fits):
+    one = run(seed=28)
+    one.variant(normalisation="unit").sweep("unet", kinds=["RB"], layers=[1])
+    table = one.provenance()
+    assert table["made"].tolist() == [*TASKS, "sweep of [1]"]
+    assert set(table["normalisation"]) == {"unit"}

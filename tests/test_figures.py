@@ -59,7 +59,7 @@ def history():
 
 def drawn():
     model = unet(2).eval()
-    return parameter_table(model, torch.zeros(1, 1, 16, 16)), connections(model)
+    return parameter_table(model, torch.zeros(1, 1, 16, 16)), model, connections(model)
 
 
 FIGURES = {
@@ -183,9 +183,9 @@ def test_histograms_show_the_target_beside_each_replacement():
 def test_network_shows_every_live_convolution_by_number_and_channels_and_every_connection():
     model = pspnet(4).eval()
     table, joined = parameter_table(model, torch.zeros(1, 1, 48, 48)), connections(model)
-    (axis,) = panels(figures.network(table, joined))
+    (axis,) = panels(figures.network(table, model, joined))
     live = table[(table["kind"] == "W") & table["live"]]
-    channels = [shape[0] for shape in live["shape"]]
+    channels = [shape[0] for shape in live["shape"]]  # no transposed convolution among them
     assert [text.get_text() for text in axis.texts] == [str(layer) for layer in live["layer"]]
     np.testing.assert_allclose(points(axis.get_lines()[0]), list(enumerate(channels)))
     dots = np.concatenate([collection.get_offsets() for collection in axis.collections])
@@ -208,7 +208,7 @@ def test_slices_shows_some_of_one_patient_evenly_spaced(patient, count, expected
 
 def test_slices_are_counted_within_the_patient():
     axes = panels(figures.slices(some_slices(), patient=2))
-    assert [axis.get_title() for axis in axes[:2]] == ["slice 1", "slice 2"]
+    assert [axis.get_title() for axis in axes[:2]] == ["image 1", "image 2"]
 
 
 def test_slices_refuses_a_patient_who_is_not_there():

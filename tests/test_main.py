@@ -4,12 +4,14 @@ import subprocess
 import sys
 
 import click
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
 from prr import book as builder
 from prr.__main__ import main
 from prr.errors import BookError
+from prr.study.store import Store
 
 
 def prr(*arguments: str):
@@ -90,3 +92,45 @@ def test_python_m_prr_is_the_same_command():
 def test_every_command_has_help():
     assert all(command.help for command in main.commands.values())
     assert isinstance(main, click.Group)
+
+
+def test_the_profile_can_not_be_given_behind_the_builds_back():
+    for arguments in (["--set", "profile=smoke"], ["--set", "profile=smoke", "--dry-run"]):
+        result = prr("book", *arguments)
+        assert result.exit_code == 2
+        assert "profile=smoke: give it as --profile" in result.stderr
+
+
+def test_phantoms_are_written_found_and_checked(monkeypatch, tmp_path):
+    assert prr("data", "phantom", str(tmp_path), "--patients", "2").exit_code == 0
+    monkeypatch.setenv("PRR_ACDC", str(tmp_path / "acdc"))
+    monkeypatch.delenv("PRR_T1", raising=False)
+    monkeypatch.setenv("PRR_RVSC", str(tmp_path / "absent"))
+    result = prr("data")
+    acdc, t1, rvsc = result.stdout.splitlines()
+    assert "2 patients, 4 volumes" in acdc
+    assert "labels [0, 1, 2, 3]" in acdc
+    assert ", phantom, 0 missing" in acdc
+    assert "a phantom (set PRR_T1" in t1
+    assert "not usable" in rvsc
+    assert result.exit_code == 2
+    assert "PRR_RVSC: expected a data set" in result.stderr
+
+
+def test_a_missing_pair_is_listed(tmp_path):
+    prr("data", "phantom", str(tmp_path), "--patients", "1")
+    (gone,) = tmp_path.glob("acdc/database/training/patient001/*frame01_gt.nii.gz")
+    gone.unlink()
+    result = prr("data", "check", "acdc", str(tmp_path / "acdc"))
+    assert "1 volumes" in result.stdout
+    assert f"missing: {gone}" in result.stdout
+
+
+def test_the_store_is_listed_and_cleaned(monkeypatch, tmp_path):
+    monkeypatch.setenv("PRR_STORE", str(tmp_path))
+    assert "empty" in prr("store").stdout
+    Store().table({"table": "sweep"}, lambda: (pd.DataFrame({"layer": [1]}), {}))
+    assert "sweep" in prr("store").stdout
+    assert "1 results" in prr("store").stdout
+    assert "1 files deleted" in prr("store", "--clean").stdout
+    assert "empty" in prr("store").stdout

@@ -11,7 +11,8 @@ from prr.errors import OptionError
 from prr.study import Experiment
 from prr.study.plan import CHAPTERS, plan
 
-CALL = re.compile(r'\b(run|unit)\.(?:model|history|dice|sweep)\("(\w+)"')
+CALL = re.compile(r'\b(run|zscore|unit|\(normalisation=name\))\.(?:model|history|dice|sweep)\("(\w+)"')
+MEANT = {"run": [None], "zscore": ["zscore"], "unit": ["unit"], "(normalisation=name)": ["zscore", "unit"]}
 
 
 def test_chapters_are_those_of_the_toc():
@@ -23,7 +24,7 @@ def test_chapters_are_those_of_the_toc():
 def test_a_chapter_trains_what_is_planned(number):
     (chapter,) = (ROOT / "book").glob(f"{number}_*.ipynb")
     source = "\n".join(cell.source for cell in nbformat.read(chapter, 4).cells if cell.cell_type == "code")
-    called = {(network, "unit" if who == "unit" else None) for who, network in CALL.findall(source)}
+    called = {(network, normalisation) for who, network in CALL.findall(source) for normalisation in MEANT[who]}
     assert called == set(CHAPTERS[number])
 
 

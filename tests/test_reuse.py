@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -300,3 +301,11 @@ def test_a_mask_label_out_of_range_is_refused(target, source, data):
     data.masks[0, 0, 0] = 4
     with pytest.raises(DataError, match=r"mask: expected labels 0\.\.3, found 0\.\.4"):
         sweep(target, source, data)
+
+
+def test_a_sweep_takes_some_layers_and_refuses_unknown_ones(target, source, data):
+    whole = sweep(target, source, data, kinds=["W"])
+    some = sweep(target, source, data, kinds=["W"], layers=[3])
+    pd.testing.assert_frame_equal(some, whole[whole["layer"] == 3].reset_index(drop=True))
+    with pytest.raises(NetworkError, match=r"layers \[9\]: no such layer of kind W"):
+        sweep(target, source, data, kinds=["W"], layers=[3, 9])

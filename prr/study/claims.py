@@ -1,12 +1,17 @@
 """What the paper states about reuse layer by layer, each statement tested on result tables, never on prose.
 
-The rules, the same for every statement:
+The rules:
 
 - about each of some layers: reproduced if every layer turns out as stated, not reproduced if one certainly does not,
-  else undecided; a layer is judged by the interval of its drop (`prr.verdict.layer_verdicts`);
+  else undecided; a layer is judged by the interval of its drop (`prr.verdict.layer_verdicts`), each at 95 % by itself;
+- about a network: reusable if at least half of its live kernels are, not if reusable and undecided ones are fewer;
 - about most layers: the share of layers with its 95 % Wilson interval must lie above (below) one half;
-- about a trend over depth: Spearman's rank correlation with its 95 % bootstrap interval must keep clear of 0. Layers
-  of one network are no independent sample, so these two intervals describe this network and promise no more.
+- about one mean being larger than another: the 95 % bootstrap interval over layers of the difference must keep clear
+  of 0 (paired where both means are over the same layers);
+- about a trend over depth: Spearman's rank correlation with its 95 % bootstrap interval over layers must keep clear
+  of 0. That there is *no* pattern can be refuted by a trend, never shown: it is refuted or stays undecided.
+
+Layers of one network are no independent sample: intervals over layers describe these networks and promise no more.
 """
 
 from __future__ import annotations
@@ -22,10 +27,11 @@ from prr.study import paper
 from prr.verdict import NOT_REUSABLE, REUSABLE, layer_verdicts
 
 YES, NO, UNSURE = "reproduced", "not reproduced", "undecided"
+ORDER = (NO, UNSURE, YES)  # a statement that is made of several is as good as its worst
 
 
 def unet(sweep: pd.DataFrame, shift: pd.DataFrame, tolerance: float = 0.05) -> pd.DataFrame:
-    """The statements of the paper's section 1.1.
+    """Those statements of the paper's section 1.1 that one sweep and the shifts can decide.
 
     Args:
         sweep: all kinds, from `prr.sweep`.
@@ -49,7 +55,7 @@ def unet(sweep: pd.DataFrame, shift: pd.DataFrame, tolerance: float = 0.05) -> p
 
 
 def pspnet(sweep: pd.DataFrame, shift: pd.DataFrame, tolerance: float = 0.05) -> pd.DataFrame:
-    """The statements of the paper's section 1.2; arguments and columns as `unet`."""
+    """Those of the paper's section 1.2; arguments and columns as `unet`."""
     judged = layer_verdicts(sweep, tolerance)
     names = judged["name"].isin(paper.not_reusable()["name"])
     listed = {kind: tuple(part["layer"]) for kind, part in judged[names].groupby("kind")}
@@ -61,26 +67,32 @@ def pspnet(sweep: pd.DataFrame, shift: pd.DataFrame, tolerance: float = 0.05) ->
         ("RB is reusable", "Fig. 7", *reusable_except(judged, "RB")),
         ("W of the encoder is reusable except in 1, 6, 11, 12, 16, 17, 19, 20", "Fig. 8, section 3.1",
          *reusable_except(encoder, "W", listed["W"])),
+        ("Of the encoder's other W that are not reusable, most change the number of channels or come right behind",
+         "Fig. 8", *decomposition(encoder)),
         ("B is reusable", "Fig. 8", *reusable_except(judged, "B")),
         *assumptions(shift, "Fig. 9"),
         ("RM and RV matter more than RW and RB", "section 1.3", *matters_more(judged)),
     ])  # fmt: skip
 
 
-def comparison(unet: pd.DataFrame, pspnet: pd.DataFrame, tolerance: float = 0.05) -> pd.DataFrame:
-    """The statements of section 1.3 on both sweeps; columns as `unet`.
+def comparison(
+    unet: pd.DataFrame, pspnet: pd.DataFrame, distances: tuple[pd.DataFrame, pd.DataFrame], tolerance: float = 0.05
+) -> pd.DataFrame:
+    """The statements of section 1.3 on both networks; columns as `unet`.
 
     Args:
         unet: its sweep.
         pspnet: its sweep.
+        distances: `prr.rmse` of UNet's and of PSPNet's two networks.
         tolerance: see `layer_verdicts`.
     """
     first, second = layer_verdicts(unet, tolerance), layer_verdicts(pspnet, tolerance)
     drops = [part.loc[part["kind"] == "W", "drop"] for part in (first, second)]
-    verdict, evidence = difference(*drops)
     shares = [_share(part, "W") for part in (first, second)]
     return _ledger([
-        ("Reuse of kernels hurts UNet more than PSPNet", "section 1.3", verdict, evidence),
+        ("Reuse hurts UNet more than PSPNet, all kinds", "section 1.3", *difference(first["drop"], second["drop"])),
+        ("Reuse of kernels hurts UNet more than PSPNet", "section 1.3", *difference(*drops)),
+        ("RMSE of W is of the same order of magnitude in both", "section 1.3", *same_order(*distances)),
         ("PSPNet is a reusable network and UNet is not (at least half of the live kernels)", "Conclusion 1",
          _both(shares[1][0], _negated(shares[0][0])), f"PSPNet: {shares[1][1]}; UNet: {shares[0][1]}"),
     ])  # fmt: skip
@@ -180,24 +192,55 @@ def majority(holds: pd.Series) -> tuple[str, str]:
     return verdict, f"{count} of {total} layers, share {_span(count / total, interval.low, interval.high)}"
 
 
+def decomposition(encoder: pd.DataFrame) -> tuple[str, str]:
+    """Verdict and evidence for: layers that are not reusable are those of feature decomposition and those behind.
+
+    The paper defines neither. Read here as the 3x3 convolution that changes the number of channels (conv1 of the first
+    unit of a stage) and the one behind it; layer 1, which the paper excepts, is left out.
+    """
+    kernels = encoder[(encoder["kind"] == "W") & (encoder["layer"] > 1)]
+    failed = kernels[kernels["verdict"] == NOT_REUSABLE]
+    if failed.empty:
+        return UNSURE, "every other layer is reusable or undecided"
+    inside = failed["name"].str.fullmatch(r"encoder\.layer[234]\.0\.conv[12]")
+    verdict, evidence = majority(inside)
+    return verdict, f"{evidence}; not reusable: {_numbers(failed['layer'])}"
+
+
 def matters_more(judged: pd.DataFrame) -> tuple[str, str]:
     """Verdict and evidence for: replacing RM or RV costs more than replacing RW or RB, mean over layers."""
     drop = {kind: judged.loc[judged["kind"] == kind, "drop"] for kind in ("RM", "RV", "RW", "RB")}
-    results = [difference(drop[strong], drop[weak]) for strong in ("RM", "RV") for weak in ("RW", "RB")]
-    verdicts = {verdict for verdict, _ in results}
-    verdict = YES if verdicts == {YES} else NO if NO in verdicts else UNSURE
-    return verdict, "mean drop " + ", ".join(f"{kind} {values.mean():z.3f}" for kind, values in drop.items())
+    pairs = [(strong, weak) for strong in ("RM", "RV") for weak in ("RW", "RB")]
+    results = [difference(drop[strong], drop[weak], paired=True) for strong, weak in pairs]
+    worst = min(range(len(pairs)), key=lambda index: ORDER.index(results[index][0]))
+    verdict, evidence = results[worst]
+    return verdict, f"{' and '.join(pairs[worst])}: {evidence}"
 
 
-def difference(more: pd.Series, less: pd.Series) -> tuple[str, str]:
-    """Verdict and evidence for: the first mean is larger than the second."""
+def difference(more: pd.Series, less: pd.Series, paired: bool = False) -> tuple[str, str]:
+    """Verdict and evidence for: the first mean drop is larger than the second."""
+    low, high = _mean_gap(more, less, paired)
+    verdict = YES if low > 0 else NO if high < 0 else UNSURE
+    evidence = f"mean drop {more.mean():z.3f} against {less.mean():z.3f}"
+    return verdict, f"{evidence}, difference {_span(more.mean() - less.mean(), low, high, 3)}"
+
+
+def same_order(unet: pd.DataFrame, pspnet: pd.DataFrame) -> tuple[str, str]:
+    """Verdict and evidence for: the kernels' RMSE (geometric mean over layers) differ by a factor of less than 10."""
+    logs = [np.log10(table.loc[table["kind"] == "W", "rmse"]) for table in (unet, pspnet)]
+    low, high = _mean_gap(*logs)
+    inside, outside = low > -1 and high < 1, high < -1 or low > 1
+    factor, low, high = (10.0**power for power in (logs[0].mean() - logs[1].mean(), low, high))
+    return (YES if inside else NO if outside else UNSURE), f"UNet's over PSPNet's: {_span(factor, low, high)}"
+
+
+def _mean_gap(first: pd.Series, second: pd.Series, paired: bool = False) -> tuple[float, float]:
+    """95 % bootstrap interval over layers of the difference of two means."""
     interval = stats.bootstrap(
-        (more.to_numpy(), less.to_numpy()), lambda a, b, axis: a.mean(axis) - b.mean(axis), n_resamples=5000,
-        method="percentile", rng=np.random.default_rng(0),
+        (first.to_numpy(), second.to_numpy()), lambda a, b, axis: a.mean(axis) - b.mean(axis), n_resamples=5000,
+        method="percentile", paired=paired, rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
-    gap = more.mean() - less.mean()
-    verdict = YES if interval.low > 0 else NO if interval.high < 0 else UNSURE
-    return verdict, f"mean drop {more.mean():.3f} against {less.mean():.3f}, {_span(gap, interval.low, interval.high)}"
+    return interval.low, interval.high
 
 
 def _correlation(part: pd.DataFrame) -> tuple[float, float, float]:
@@ -232,16 +275,15 @@ def _negated(verdict: str) -> str:
 
 
 def _both(first: str, second: str) -> str:
-    verdicts = {first, second}
-    return NO if NO in verdicts else UNSURE if UNSURE in verdicts else YES
+    return min(first, second, key=ORDER.index)
 
 
 def _numbers(layers: pd.Series) -> str:
     return ", ".join(str(layer) for layer in layers)
 
 
-def _span(value: float, low: float, high: float) -> str:
-    return f"{value:z.2f} [{low:z.2f}, {high:z.2f}]"
+def _span(value: float, low: float, high: float, digits: int = 2) -> str:
+    return f"{value:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"
 
 
 def _ledger(rows: list[tuple[str, str, str, str]]) -> pd.DataFrame:

@@ -66,6 +66,7 @@ class Experiment:
         self.seed = seed
         self.store = Store(store)
         self._slices: dict[str, Slices] = {}
+        self._contents: dict[str, str] = {}
         self._used: dict[str, dict] = {}
 
     @classmethod
@@ -96,14 +97,10 @@ class Experiment:
     def variant(self, **overrides: Any) -> Experiment:
         """The same experiment with some overrides changed."""
         changed = self.overrides | overrides
-        return Experiment(
-            self.profile.name,
-            data_root=self.data_root,
-            device=self.device,
-            seed=self.seed,
-            store=self.store.folder,
-            **changed,
-        )
+        given = {"data_root": self.data_root, "device": self.device, "seed": self.seed, "store": self.store.folder}
+        other = Experiment(self.profile.name, **given, **changed)
+        other._used = self._used  # one page, one table of provenance
+        return other
 
     # ------------------------------------------------------------------ data
 
@@ -118,6 +115,7 @@ class Experiment:
             raise OptionError(f"data set {name!r}: expected one of {', '.join(READERS)}")
         if name not in self._slices:
             self._slices[name] = self._decoded(name, self._folder(name))
+            self._contents[name] = content(self._slices[name])
         return self._slices[name]
 
     def _folder(self, name: str) -> Path:
@@ -210,10 +208,14 @@ class Experiment:
         tensors, record = self.store.tensors("networks", key, lambda: self._train(key))
         model = initial(network, key["width"], "shared", dataset, task, self.seed)  # any start: it is overwritten
         model.load_state_dict(tensors)
-        words = {name: key[name] for name in ("network", "data set", "task", "start", "seed", "steps")}
-        made = {name: record["made"][name] for name in ("device", "commit", "date")}
-        self._used[digest(key)] = words | {"seconds": round(record["seconds"], 1)} | made
-        return model.to(self.device).eval(), record
+        self._note(key, task, record)
+        return model.to(self.device, memory_format=torch.channels_last).eval(), record
+
+    def _note(self, key: Key, made: str, record: dict) -> None:
+        """Keep for `provenance` what was made, from which start, where and when."""
+        words = {"made": made} | {name: key[name] for name in ("network", "normalisation", "start", "seed")}
+        where = {name: record["made"][name] for name in ("device", "torch", "commit", "date")}
+        self._used[f"{made} {digest(key)}"] = words | {"seconds": round(record["seconds"], 1)} | where
 
     def key(self, network: str, dataset: str, task: str, start: str | None = None, seed: int | None = None) -> Key:
         """All that a trained network depends on, and nothing else; arguments as `model`."""
@@ -223,6 +225,7 @@ class Experiment:
         start = start or getattr(self.profile, f"{network}_start")
         if start not in STARTS or (start == "imagenet" and network != "pspnet"):
             raise OptionError(f"start {start!r} for {network}: expected one of {', '.join(STARTS)} (imagenet: pspnet)")
+        self.slices(dataset)
         scale = self.profile
         return {
             "network": network,
@@ -231,10 +234,12 @@ class Experiment:
             "start": start,
             "seed": self.seed if seed is None else seed,
             "width": getattr(scale, f"{network}_width"),
-            "data": content(self.slices(dataset)),
+            "normalisation": scale.normalisation,
+            "data": self._contents[dataset],
             **{name: getattr(scale, name) for name in ("steps", "batch_size", "learning_rate")},
             "device": self.device,
             "threads": scale.threads if self.device == "cpu" else None,
+            "torch": torch.__version__,
             "recipe": training.RECIPE,
         }
 
@@ -274,7 +279,7 @@ class Experiment:
             start: see `model`.
         """
         check_kinds(kinds)
-        pair = [digest(self.key(network, *each, start, None)) for each in (target, source)]
+        judged, donor = (self.key(network, *each, start) for each in (target, source))
         models = [self.model(network, *each, start) for each in (target, source)]
 
         def make() -> tuple[pd.DataFrame, dict]:
@@ -284,8 +289,10 @@ class Experiment:
                 table = reuse.sweep(*models, part, kinds=kinds, layers=layers, progress=True)
             return table, {"seconds": time.perf_counter() - began, "made": provenance(self.device)}
 
-        key = {"table": "sweep", "network": network, "pair": pair, "kinds": list(kinds), "layers": layers}
-        return self.store.table(key | {"recipe": reuse.RECIPE}, make)[0]
+        key = {"table": "sweep", "network": network, "kinds": list(kinds), "layers": layers, "recipe": reuse.RECIPE}
+        table, record = self.store.table(key | {"pair": [digest(judged), digest(donor)]}, make)
+        self._note(judged, f"sweep{'' if layers is None else f' of {layers}'}", record)
+        return table
 
     # ------------------------------------------------------------ provenance
 
@@ -301,11 +308,20 @@ class Experiment:
             for each in self._slices.values()
         ]
         parts = [f"profile {self.profile.name}{changed}", f"seed {self.seed}", f"{made['device']}{threads}", *data]
-        versions = [f"commit {made['commit']}", f"torch {made['torch']}", f"Python {made['python']}", made["date"][:10]]
+        versions = [
+            f"built at commit {made['commit']}",
+            f"torch {made['torch']}",
+            f"Python {made['python']}",
+            made["date"][:10],
+        ]
         return Words(" · ".join(parts + versions))
 
     def provenance(self) -> pd.DataFrame:
-        """The networks used so far, a row each, with the seconds that training took, device, commit and date."""
+        """What this page's results were made of: networks and sweeps, as they were made, which may be another day.
+
+        Returns:
+            DataFrame[made, network, normalisation, start, seed, device, torch, commit, date, seconds].
+        """
         return pd.DataFrame(self._used.values())
 
     @contextlib.contextmanager
@@ -341,9 +357,9 @@ def available(device: str) -> str:
 
 
 def initial(network: str, width: int, start: str, dataset: str, task: str, seed: int) -> nn.Module:
-    """An untrained network. Shared starts depend on the seed alone, independent ones also on data set and task."""
+    """An untrained network. A shared start depends on the seed alone; else what is random also on data set and task."""
     with torch.random.fork_rng():
-        torch.manual_seed(derived(seed) if start != "independent" else derived(seed, dataset, task))
+        torch.manual_seed(derived(seed) if start == "shared" else derived(seed, dataset, task))
         return NETWORKS[network](width, **({"weights": "imagenet"} if start == "imagenet" else {}))
 
 

@@ -14,9 +14,9 @@ from prr.study.experiment import Experiment, initial
 # what each chapter trains on ACDC for both tasks: (network, normalisation; None is the run's own)
 CHAPTERS = {
     "01": (),
-    "02": (("unet", None), ("pspnet", None), ("pspnet", "unit")),
-    "03": (("unet", None), ("unet", "unit")),
-    "04": (("unet", None), ("pspnet", None), ("pspnet", "unit")),
+    "02": (("unet", None), ("pspnet", None), ("pspnet", "zscore"), ("pspnet", "unit")),
+    "03": (("unet", None), ("unet", "zscore"), ("unet", "unit")),
+    "04": (("unet", None), ("pspnet", None), ("pspnet", "zscore"), ("pspnet", "unit")),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -18,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -28,12 +29,14 @@ from prr.data import Slices
 from prr.errors import DataError
 
 Key = dict[str, Any]
-_RESULT = r"[0-9a-f]{16}\.(safetensors|json|draft)(\.lock)?"
+UNREADABLE = (SafetensorError, ValueError, KeyError, TypeError, OSError)  # what a broken file raises
+DRAFT = ".draft"
+_RESULT = r"[0-9a-f]{16}\.(safetensors|json)(\.draft)?"
 OWN = {
     "slices": _RESULT,
     "networks": _RESULT,
     "tables": _RESULT,
-    "phantoms": r"(acdc|t1|rvsc)-\d+-[0-9a-f]{16}(\.lock)?",
+    "phantoms": r"(acdc|t1|rvsc)-\d+-[0-9a-f]{16}",
 }
 
 
@@ -127,7 +130,7 @@ class Store:
 
         return self._get(self.path("tables", key), write, _read_table)
 
-    def lock(self, path: Path) -> FileLock:
+    def lock(self, path: Path, timeout: float = -1) -> FileLock:
         """One process at a time makes `path`; the operating system frees the lock of a process that dies."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,12 +138,12 @@ class Store:
             raise DataError(
                 f"{path.parent}: can't be made ({error.strerror}); set PRR_STORE to another folder"
             ) from error
-        return FileLock(path.with_name(path.name + ".lock"))
+        return FileLock(path.with_name(f"{path.name}.lock"), timeout)
 
     def _get(self, path: Path, write: Callable[[Path], None], read: Callable[[Path], Any]) -> Any:
         with self.lock(path):
             if not path.exists():
-                draft = path.with_suffix(".draft")
+                draft = path.with_name(path.name + DRAFT)
                 try:
                     write(draft)
                     os.replace(draft, path)
@@ -148,14 +151,14 @@ class Store:
                     draft.unlink(missing_ok=True)
         try:
             return read(path)
-        except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+        except UNREADABLE as error:
             raise DataError(f"{path}: expected a whole result, found {error}; delete the file, it is remade") from error
 
     def list(self) -> pd.DataFrame:
         """DataFrame[folder, file, what, megabytes, made], newest first."""
         rows = []
         for path in self._own():
-            if not path.name.endswith((".lock", ".draft")):
+            if not path.name.endswith(DRAFT):
                 files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
                 size = round(sum(file.stat().st_size for file in files) / 1e6, 3)
                 made = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
@@ -164,11 +167,16 @@ class Store:
         return table.sort_values("made", ascending=False, kind="stable", ignore_index=True)
 
     def clean(self) -> int:
-        """Delete this store's own files and phantoms, and nothing else; returns how many."""
-        own = self._own()
-        for path in own:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return len(own)
+        """Delete this store's own results and phantoms, and nothing else; returns how many.
+
+        What another process is making right now stays, and so do the locks, which are empty files.
+        """
+        deleted = 0
+        for path in self._own():
+            with contextlib.suppress(Timeout), self.lock(path.with_name(path.name.removesuffix(DRAFT)), timeout=0):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                deleted += 1
+        return deleted
 
     def _own(self) -> list[Path]:
         """What this class has put into its folder, by name: a stranger's file stays."""
@@ -182,7 +190,16 @@ class Store:
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["record"])  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    return tensors, _record(path)
+
+
+def _record(path: Path) -> dict:
+    """What is kept beside a result; reads no tensor."""
+    if path.suffix == ".json":
+        return _read_table(path)[1]
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["record"])
 
 
 def _read_table(path: Path) -> tuple[pd.DataFrame, dict]:
@@ -194,8 +211,7 @@ def _what(path: Path) -> str:
     """The words in a result's key, for a listing."""
     if path.is_dir():
         return "phantom"
-    read = _read_tensors if path.suffix == ".safetensors" else _read_table
     try:
-        return " ".join(value for value in read(path)[1]["key"].values() if isinstance(value, str) and len(value) < 16)
-    except (SafetensorError, ValueError, KeyError, TypeError):
+        return " ".join(value for value in _record(path)["key"].values() if isinstance(value, str) and len(value) < 16)
+    except UNREADABLE:
         return "unreadable"
