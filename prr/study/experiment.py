@@ -214,7 +214,7 @@ class Experiment:
     def _note(self, key: Key, made: str, record: dict) -> None:
         """Keep for `provenance` what was made, from which start, where and when."""
         words = {"made": made} | {name: key[name] for name in ("network", "normalisation", "start", "seed")}
-        where = {name: record["made"][name] for name in ("device", "torch", "commit", "date")}
+        where = {name: record["made"][name] for name in ("commit", "date", "device", "torch")}
         self._used[f"{made} {digest(key)}"] = words | {"seconds": round(record["seconds"], 1)} | where
 
     def key(self, network: str, dataset: str, task: str, start: str | None = None, seed: int | None = None) -> Key:
@@ -320,7 +320,7 @@ class Experiment:
         """What this page's results were made of: networks and sweeps, as they were made, which may be another day.
 
         Returns:
-            DataFrame[made, network, normalisation, start, seed, device, torch, commit, date, seconds].
+            DataFrame[made, network, normalisation, start, seed, seconds, commit, date, device, torch].
         """
         return pd.DataFrame(self._used.values())
 
