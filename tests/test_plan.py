@@ -11,8 +11,8 @@ from prr.errors import OptionError
 from prr.study import Experiment
 from prr.study.plan import CHAPTERS, plan
 
-CALL = re.compile(r'\b(run|zscore|unit|other)\.(?:model|history|dice|sweep)\("(\w+)"')
-MEANT = {"run": [None], "zscore": ["zscore"], "unit": ["unit"], "other": ["zscore", "unit"]}
+CALL = re.compile(r'\b(run|other)\.(?:model|history|dice|sweep)\("(\w+)"')
+MEANT = {"run": [None], "other": ["zscore", "unit"]}
 
 
 def test_chapters_are_those_of_the_toc():
