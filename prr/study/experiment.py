@@ -20,9 +20,9 @@ from prr.errors import DataError, OptionError
 from prr.figures import Words
 from prr.layers import ALL, check_kinds
 from prr.metrics import dice
-from prr.study import training
+from prr.study import profiles, training
 from prr.study.models import NETWORKS
-from prr.study.profiles import EXPECTED_DICE, OVERRIDES, STARTS, Profile, profile
+from prr.study.profiles import EXPECTED_DICE, OVERRIDES, STARTS, Profile
 from prr.study.store import Key, Store, content, digest, fingerprint, provenance
 
 READERS = {"acdc": read_acdc, "t1": read_t1, "rvsc": read_rvsc}
@@ -57,7 +57,7 @@ class Experiment:
         store: str | Path | None = None,
         **overrides: Any,
     ):
-        self.profile: Profile = _profile(profile, **overrides)
+        self.profile: Profile = profiles.profile(profile, **overrides)
         self.overrides = {key: value for key, value in overrides.items() if value is not None}
         self.data_root = data_root
         self.device = available(device)
@@ -333,9 +333,6 @@ class Experiment:
             yield
         finally:
             torch.set_num_threads(before)
-
-
-_profile = profile  # the argument of the same name hides it in the constructor
 
 
 def available(device: str) -> str:
