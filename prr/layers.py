@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 
 import pandas as pd
 import torch
@@ -42,6 +43,7 @@ def parameter_table(model: nn.Module, example: Tensor | None = None) -> pd.DataF
     Raises:
         NetworkError: the network has no convolution and no batch norm, or refuses the example.
     """
+    check_module(model)
     rows = []
     for family in FAMILIES:
         members = [(name, module) for name, module in model.named_modules() if isinstance(module, family)]
@@ -114,12 +116,26 @@ def replaced(target: nn.Module, source: nn.Module, kind: str, name: str) -> nn.M
     return model
 
 
-def check_kinds(kinds: list[str] | tuple[str, ...]) -> None:
+def check_module(model: nn.Module) -> None:
+    """Refuse what is no network.
+
+    Raises:
+        NetworkError: tells the type that was found.
+    """
+    if not isinstance(model, nn.Module):
+        raise NetworkError(
+            f"expected a torch.nn.Module, found {type(model).__name__}; load a state dict into its network"
+        )
+
+
+def check_kinds(kinds: Collection[str]) -> None:
     """Refuse unknown kinds by name.
 
     Raises:
         OptionError: names the unknown ones and the known.
     """
+    if isinstance(kinds, str):
+        raise OptionError(f"kinds={kinds!r}: expected a list, such as [{kinds!r}]")
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise OptionError(f"kind {', '.join(map(repr, unknown))}: expected some of {', '.join(ALL)}")
 
@@ -134,6 +150,7 @@ def comparable(target: nn.Module, source: nn.Module, example: Tensor | None = No
         NetworkError: a tensor that the source lacks or has in another shape, or NaN or infinite numbers in either.
     """
     table = parameter_table(target, example)
+    check_module(source)
     for kind, name, shape in table[["kind", "name", "shape"]].itertuples(index=False):
         label = f"{name}.{KINDS[kind][1]}"
         theirs = tensor(source, kind, name)

@@ -24,8 +24,12 @@ def overlap(prediction: Tensor, mask: Tensor, patient: Tensor, classes: int = 4)
         (patients,) sorted patient ids and (patients, classes, 3) counts: in both, in the prediction, in the mask.
 
     Raises:
-        DataError: shapes that do not agree, labels outside 0..classes-1.
+        DataError: no tensors of whole numbers, shapes that do not agree, labels outside 0..classes-1.
     """
+    for owner, value in (("prediction", prediction), ("mask", mask), ("patient", patient)):
+        if not isinstance(value, Tensor) or value.is_floating_point():
+            found = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise DataError(f"{owner}: expected a tensor of whole numbers, found {found}")
     if prediction.shape != mask.shape or prediction.shape[:1] != patient.shape:
         raise DataError(
             f"expected prediction and mask (n, h, w) and patient (n,), found {tuple(prediction.shape)}, "

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from prr.errors import DataError, NetworkError
+from prr.errors import DataError, NetworkError, OptionError
 from prr.layers import ALL, check_kinds, comparable, replace, replaced, tensor
 from prr.metrics import drop_interval, foreground_dice, nanmean
 
@@ -87,16 +87,19 @@ def sweep(
         bootstrap interval of the drop over patients.
 
     Raises:
-        OptionError: an unknown kind.
+        OptionError: an unknown kind, one layer instead of a list, an empty batch.
         NetworkError: networks that do not match, an unknown layer, NaN or infinite values.
-        DataError: empty data, or a score that gives no value.
+        DataError: empty or not finite data, or a score that gives no value.
 
     Source: Wang et al. 2020, arXiv:2008.03411, Figs 3, 4, 7, 8.
     """
     check_kinds(kinds)
     score = score or foreground_dice
-    if not len(data.images):
-        raise DataError("expected at least one slice to score, found none")
+    check_data(data)
+    if isinstance(layers, int) or batch_size < 1:
+        raise OptionError(
+            f"layers={layers}, batch_size={batch_size}: expected a list of layers, and a batch of 1 or more"
+        )
     table = comparable(target, source, data.images[:1].to(device_of(target)))
     if layers is not None and (unknown := sorted(set(layers) - set(table.loc[table["kind"].isin(kinds), "layer"]))):
         raise NetworkError(f"layers {unknown}: no such layer of kind {', '.join(kinds)} in {type(target).__name__}")
@@ -115,6 +118,22 @@ def sweep(
     low, high = drop_interval(before, after)
     reached = nanmean(after)
     return rows[["kind", "layer", "name"]].assign(score=reached, drop=nanmean(before) - reached, low=low, high=high)
+
+
+def check_data(data: Data) -> None:
+    """Refuse data that no score could make sense of.
+
+    Raises:
+        DataError: what is missing, of another type, empty, or not finite.
+    """
+    for name in ("images", "masks", "patient"):
+        value = getattr(data, name, None)
+        if not isinstance(value, Tensor):
+            raise DataError(f"data.{name}: expected a torch tensor, found {type(value).__name__}")
+    if not len(data.images):
+        raise DataError("data.images: expected at least one slice to score, found none")
+    if not torch.isfinite(data.images).all():
+        raise DataError("data.images: expected finite values, found NaN or infinity; mend or leave out those slices")
 
 
 def predict(model: nn.Module, images: Tensor, batch_size: int = 32) -> Tensor:

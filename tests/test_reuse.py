@@ -309,3 +309,32 @@ def test_a_sweep_takes_some_layers_and_refuses_unknown_ones(target, source, data
     pd.testing.assert_frame_equal(some, whole[whole["layer"] == 3].reset_index(drop=True))
     with pytest.raises(NetworkError, match=r"layers \[9\]: no such layer of kind W"):
         sweep(target, source, data, kinds=["W"], layers=[3, 9])
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "error", "message"),
+    [
+        ({"images": np.zeros((7, 1, 6, 6))}, {}, DataError, "data.images: expected a torch tensor, found ndarray"),
+        ({"masks": None}, {}, DataError, "data.masks: expected a torch tensor, found NoneType"),
+        ({"images": torch.full((7, 1, 6, 6), np.nan)}, {}, DataError, "data.images: expected finite values"),
+        (
+            {"masks": torch.zeros(7, 6, 6)},
+            {},
+            DataError,
+            "mask: expected a tensor of whole numbers, found torch.float32",
+        ),
+        ({}, {"kinds": "W"}, OptionError, r"kinds='W': expected a list, such as \['W'\]"),
+        ({}, {"layers": 1}, OptionError, "layers=1"),
+        ({}, {"batch_size": 0}, OptionError, "batch_size=0"),
+    ],
+)
+def test_a_sweep_says_what_is_wrong_with_its_input(target, source, data, changes, options, error, message):
+    vars(data).update({"masks": torch.ones(7, 6, 6, dtype=torch.uint8)} | changes)
+    with pytest.raises(error, match=message):
+        sweep(target, source, data, **options)
+
+
+def test_a_state_dict_is_no_network(target):
+    for pair in ((target.state_dict(), target), (target, target.state_dict())):
+        with pytest.raises(NetworkError, match=r"expected a torch.nn.Module, found OrderedDict"):
+            rmse(*pair)
