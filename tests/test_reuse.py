@@ -318,7 +318,7 @@ def test_a_sweep_takes_some_layers_and_refuses_unknown_ones(target, source, data
         ({"masks": None}, {}, DataError, "data.masks: expected a torch tensor, found NoneType"),
         ({"images": torch.full((7, 1, 6, 6), np.nan)}, {}, DataError, "data.images: expected finite values"),
         (
-            {"masks": torch.zeros(7, 6, 6)},
+            {"masks": torch.ones(7, 6, 6)},
             {},
             DataError,
             "mask: expected a tensor of whole numbers, found torch.float32",
