@@ -22,6 +22,11 @@ class Commands(click.Group):
             raise
         except PrrError as error:
             raise _in_one_line(str(error)) from error
+        except OSError as error:
+            place, found = error.filename or "a file", error.strerror or error
+            raise _in_one_line(
+                f"{place}: expected to read or write there, found: {found}; choose another folder or free some space"
+            ) from error
         except ModuleNotFoundError as error:
             if (error.name or "prr").split(".")[0] == "prr":
                 raise
@@ -81,6 +86,8 @@ def book(
         from prr.study.plan import plan
 
         given = builder.all_given(profile, parameters)
+        for notebook in builder.select(builder.ROOT, numbers):
+            builder.check_declared(notebook, given)
         click.echo(plan(given.pop("profile"), numbers, **given).to_string(index=False))
     elif prepare:
         builder.prepare(profile, prepare, chapters=numbers, parameters=parameters)
@@ -148,6 +155,8 @@ def store(clean: bool) -> None:
     from prr.study.store import Store
 
     kept = Store()
+    if kept.folder.exists() and not kept.folder.is_dir():
+        raise DataError(f"{kept.folder}: expected a folder, found a file; correct PRR_STORE")
     table = kept.list()
     if clean:
         click.echo(f"{kept.folder}: {kept.clean()} files deleted")

@@ -17,11 +17,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor, nn
 
 from prr.errors import NetworkError
-from prr.layers import FAMILIES, check_kinds, comparable, replaced, tensor
+from prr.layers import FAMILIES, check_kinds, comparable, forward, replaced, tensor
 
 # A channel whose |RW| is below this share of the layer's largest is switched off in the target: RW'/RW says nothing
 # about it, so it is left out of MRW and counted in `excluded`.
@@ -146,6 +145,7 @@ def output_of(model: nn.Module, name: str, images: Tensor) -> np.ndarray:
     probe = copy.deepcopy(model).eval()
     seen = []
     probe.get_submodule(name).register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))
-    with torch.inference_mode():
-        probe(images)
-    return seen[0].cpu().numpy()
+    forward(probe, images)
+    if not seen:
+        raise NetworkError(f"{name}: a forward pass in eval mode never calls it; choose a live layer")
+    return seen[0].float().cpu().numpy()

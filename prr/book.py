@@ -24,6 +24,7 @@ PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
 DATA_FOLDERS = ("PRR_ACDC", "PRR_T1", "PRR_RVSC")
 PATHS = (*DATA_FOLDERS, "PRR_STORE")
+MARK = ".prr-build"  # says that a folder is a build's, whose contents a build may replace
 JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
 
 
@@ -59,21 +60,44 @@ def build(
         if os.environ.get(name):
             os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
     out = Path(out or root / "build" / profile).resolve()
+    claim(out, root)
     with _alone(out):
         for notebook in notebooks:
             execute(notebook, given, out)
         return render([notebook.name for notebook in notebooks], root, out)
 
 
+def claim(out: Path, root: Path) -> None:
+    """Mark a folder as a build's; refuse one with other files in it, since a build replaces what it finds.
+
+    Raises:
+        BookError: `out` holds other files, is no folder, or lies among the book's own sources.
+    """
+    if out == root or any(out.is_relative_to(root / own) for own in ("book", "prr", "data", "tests", ".git")):
+        raise BookError(f"{out}: expected a folder apart from the book's own files; choose another one (--out)")
+    if out.exists() and not out.is_dir():
+        raise BookError(f"{out}: expected a folder, found a file; choose another one (--out)")
+    ours = (out.parent == root / "build" and out.name != "store") or (out / MARK).is_file()
+    if out.is_dir() and any(out.iterdir()) and not ours:
+        raise BookError(
+            f"{out}: expected an empty folder or an earlier build, found other files; choose another (--out)"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
+
+
 def all_given(profile: str, parameters: dict | None) -> dict:
     """The chapters' parameters, the profile among them; the data root as an absolute path."""
     given = {"profile": profile, **(parameters or {})}
+    for name, value in given.items():
+        if not isinstance(value, str | int | float | None):
+            raise OptionError(f"{name}={value!r}: expected a number, a text or None")
     if given["profile"] != profile:
         raise OptionError(
             f"profile={given['profile']}: give it as --profile, for it also names the folder of the build"
         )
     if given.get("data_root"):
-        given["data_root"] = str(Path(given["data_root"]).expanduser().absolute())
+        given["data_root"] = os.path.abspath(os.path.expanduser(str(given["data_root"])))
     return given
 
 
@@ -84,6 +108,8 @@ def prepare(
     import nbformat
     import papermill
 
+    if folder.resolve().is_relative_to((root / "book").resolve()):
+        raise OptionError(f"{folder}: expected a folder apart from the chapters, which would be overwritten")
     folder.mkdir(parents=True, exist_ok=True)
     given, prepared = all_given(profile, parameters), []
     for notebook in select(root, chapters):
@@ -131,7 +157,7 @@ def execute(notebook: Path, given: dict, out: Path) -> Path:
 
     finished = out / "chapters" / notebook.name
     fingerprint = chapter_fingerprint(notebook, given)
-    if finished.is_file() and nbformat.read(finished, 4).metadata.get("prr", {}).get("fingerprint") == fingerprint:
+    if _fingerprint_of(finished) == fingerprint:
         print(f"{notebook.stem}: unchanged", flush=True)
         return finished
     running = out / "running" / notebook.name
@@ -145,14 +171,24 @@ def execute(notebook: Path, given: dict, out: Path) -> Path:
     return finished
 
 
+def _fingerprint_of(finished: Path) -> str | None:
+    """What an executed chapter was made from; None if it is absent or damaged, and so is executed again."""
+    try:
+        return json.loads(finished.read_text(encoding="utf-8"))["metadata"]["prr"]["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def chapter_fingerprint(notebook: Path, given: dict) -> str:
     """A digest of all that a chapter's outputs depend on: its cells, `prr`, parameters, data folders, versions."""
     import nbformat
 
+    from prr.study.store import fingerprint as files_digest
+
     cells = [[cell.cell_type, cell.source, cell.metadata] for cell in nbformat.read(notebook, 4).cells]
-    folders = [os.environ.get(name) for name in DATA_FOLDERS] + list(given.values())
-    changed = [_newest(folder) for folder in folders if isinstance(folder, str) and Path(folder).exists()]
-    facts = [cells, given, folders, changed, sys.version, version("torch")]
+    folders = [os.environ.get(name) for name in DATA_FOLDERS] + [given.get("data_root")]
+    files = [files_digest(Path(folder)) for folder in folders if folder and Path(folder).exists()]
+    facts = [cells, given, folders, files, sys.version, version("torch")]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for folder in (PACKAGE, notebook.parents[1] / "data" / "paper"):
         digest.update(_tree_digest(folder).encode())
@@ -305,11 +341,6 @@ def _tree_digest(folder: Path) -> str:
             digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _newest(folder: str) -> int:
-    """The last change of a file, or of a folder or what lies directly in it: thousands of files are not looked at."""
-    return max(path.stat().st_mtime_ns for path in (Path(folder), *Path(folder).glob("*")))
 
 
 def _without_path(value: object) -> object:

@@ -69,15 +69,25 @@ def execution_order(model: nn.Module, example: Tensor) -> list[str]:
     executed: dict[str, None] = {}
     for name, module in probe.named_modules():
         module.register_forward_pre_hook(lambda *_, name=name: executed.setdefault(name))
+    forward(probe, example)
+    return list(executed)
+
+
+def forward(model: nn.Module, example: Tensor) -> None:
+    """Let a network see a batch, without gradients.
+
+    Raises:
+        NetworkError: whatever the network says of the batch.
+    """
     try:
         with torch.no_grad():
-            probe(example)
+            model(example)
     except Exception as error:
+        found = f"of shape {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
         raise NetworkError(
-            f"{type(model).__name__}: a forward pass on the example of shape {tuple(example.shape)} failed with "
-            f"{type(error).__name__}: {error}; pass one batch as the network takes it, on its own device"
+            f"{type(model).__name__}: a forward pass on the example {found} failed with {type(error).__name__}: "
+            f"{error}; pass one batch as the network takes it, on its own device"
         ) from error
-    return list(executed)
 
 
 def tensor(model: nn.Module, kind: str, name: str) -> Tensor:
@@ -150,7 +160,12 @@ def comparable(target: nn.Module, source: nn.Module, example: Tensor | None = No
         NetworkError: a tensor that the source lacks or has in another shape, or NaN or infinite numbers in either.
     """
     table = parameter_table(target, example)
-    check_module(source)
+    both = parameter_table(source).merge(table[["kind", "name"]], how="left", indicator=True)
+    for row in both[both["_merge"] == "left_only"].itertuples():
+        raise NetworkError(
+            f"{row.name}.{KINDS[row.kind][1]}: target has none, source {row.shape}; both must be the same network "
+            "(unwrap DataParallel by .module)"
+        )
     for kind, name, shape in table[["kind", "name", "shape"]].itertuples(index=False):
         label = f"{name}.{KINDS[kind][1]}"
         theirs = tensor(source, kind, name)
@@ -161,5 +176,10 @@ def comparable(target: nn.Module, source: nn.Module, example: Tensor | None = No
             )
         for owner, value in (("target", tensor(target, kind, name)), ("source", theirs)):
             if not torch.isfinite(value).all():
-                raise NetworkError(f"{label}: the {owner} has NaN or infinite values; its training has diverged")
+                raise NetworkError(
+                    f"{label}: the {owner} has NaN or infinite values; its training has diverged, train it again with "
+                    "a smaller learning rate"
+                )
+            if kind == "RV" and (value < 0).any():
+                raise NetworkError(f"{label}: the {owner} has negative variances; load it again from its file")
     return table

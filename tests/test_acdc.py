@@ -193,3 +193,26 @@ def test_real_acdc_has_its_100_patients_200_volumes_1902_slices():
     assert not data.phantom
     assert torch.isfinite(data.images).all()
     assert len(frames(Path(root))) == 200
+
+
+def test_a_patient_without_info_is_missed_and_not_dropped(acdc):
+    (acdc / "patient002" / "Info.cfg").unlink()
+    found = check("acdc", acdc)
+    assert found["patients"] == 2
+    assert found["missing"] == [str(acdc / "patient002" / "Info.cfg")]
+    with pytest.raises(DataError, match=r"patient002/Info.cfg"):
+        read_acdc(acdc, progress=False)
+
+
+def test_two_folders_of_one_patient_are_refused(acdc):
+    shutil.copytree(acdc / "patient002", acdc / "patient2")
+    with pytest.raises(DataError, match=r"patient2: expected one folder for each patient, found .*patient002 too"):
+        read_acdc(acdc, progress=False)
+
+
+def test_a_constant_volume_has_no_contrast_whatever_its_value(acdc):
+    path = sorted((acdc / "patient001").glob("*_frame??.nii.gz"))[0]
+    nifti = nib.load(path)
+    nib.save(nib.Nifti1Image(np.full(nifti.shape, 5.1, np.float32), nifti.affine, nifti.header), path)
+    with pytest.raises(DataError, match=rf"{path.name}: expected an image with contrast, found the value 5.1"):
+        read_acdc(acdc, size=64, spacing_mm=2.2, progress=False)

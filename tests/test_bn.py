@@ -199,3 +199,9 @@ def test_responses_come_for_the_kinds_asked_for():
 def test_responses_refuse_what_is_not_there_by_name(name, kinds, error, message):
     with pytest.raises(error, match=message):
         responses(unet(2), unet(2), name, torch.zeros(1, 1, 16, 16), kinds)
+
+
+def test_a_batch_norm_that_never_runs_has_no_response():
+    model = pspnet(2)
+    with pytest.raises(NetworkError, match=r"auxiliary.0.bn: a forward pass in eval mode never calls it"):
+        responses(model, model, "auxiliary.0.bn", torch.zeros(1, 1, 48, 48))

@@ -158,9 +158,11 @@ def test_the_fingerprint_sees_data_folders_but_not_outputs(toy, monkeypatch, tmp
 
     monkeypatch.setenv("PRR_ACDC", str(tmp_path / "acdc"))
     absent = book.chapter_fingerprint(path, {})
-    (tmp_path / "acdc" / "patient001").mkdir(parents=True)
+    mask = tmp_path / "acdc" / "patient001" / "frame01_gt.nii.gz"
+    mask.parent.mkdir(parents=True)
+    mask.write_text("labels")
     present = book.chapter_fingerprint(path, {})
-    os.utime(tmp_path / "acdc" / "patient001", (0, 2**31))
+    os.utime(mask, (0, 2**31))  # rewritten in place, two folders down
     assert len({first, absent, present, book.chapter_fingerprint(path, {})}) == 4
 
 
@@ -189,7 +191,8 @@ def test_an_interrupted_build_leaves_nothing_half_written(toy, monkeypatch):
     monkeypatch.setattr(book, "_make_publishable", interrupted)
     with pytest.raises(KeyboardInterrupt):
         book.build(root=toy, chapters=["02"])
-    assert [path.name for path in (toy / "build" / "quick").iterdir()] in ([], [".lock"])
+    left = {path.name for path in (toy / "build" / "quick").iterdir()}
+    assert left <= {".lock", book.MARK}
 
 
 def test_what_a_killed_build_left_is_swept_away(unrendered):
@@ -265,3 +268,34 @@ def test_chapters_find_relative_folders_of_the_caller(toy, monkeypatch, tmp_path
     (printed,) = executed(toy, "01_one.ipynb").cells[-1].outputs
     assert printed.text.strip() == str(tmp_path / "kept" / "here")
     assert book.all_given("quick", {"data_root": "scans"})["data_root"] == str(tmp_path / "scans")
+
+
+@pytest.mark.parametrize("place", ["mine", "book/out", ".", "notes.txt"])
+def test_a_build_takes_no_folder_that_holds_other_files(toy, place):
+    (toy / "mine" / "html").mkdir(parents=True)
+    for kept in (toy / "mine" / "html" / "thesis.html", toy / "notes.txt"):
+        kept.write_text("mine")
+    with pytest.raises(BookError, match="expected"):
+        book.build(root=toy, chapters=["01"], out=toy / place)
+    assert (toy / "mine" / "html" / "thesis.html").read_text() == (toy / "notes.txt").read_text() == "mine"
+    assert not (toy / "book" / "out").exists()
+
+
+def test_preparing_into_the_chapters_folder_is_refused(toy):
+    before = (toy / "book" / "01_one.ipynb").read_bytes()
+    with pytest.raises(OptionError, match="would be overwritten"):
+        book.prepare("smoke", toy / "book", root=toy)
+    assert (toy / "book" / "01_one.ipynb").read_bytes() == before
+
+
+def test_a_damaged_executed_chapter_is_executed_again(unrendered, capsys):
+    book.build(root=unrendered, chapters=["02"])
+    (unrendered / "build" / "quick" / "chapters" / "02_two.ipynb").write_text("<html>")
+    ran(capsys)
+    book.build(root=unrendered, chapters=["02"])
+    assert ran(capsys) == {"02_two"}
+
+
+def test_a_parameter_that_is_no_plain_value_is_refused(toy):
+    with pytest.raises(OptionError, match=r"scale=\[1, 2\]: expected a number, a text or None"):
+        book.build(root=toy, parameters={"scale": [1, 2]})

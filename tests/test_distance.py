@@ -19,9 +19,11 @@ ATTRIBUTE = {"W": "weight", "B": "bias", "RM": "running_mean", "RV": "running_va
 def randomised(model, seed, scale=1.0):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for value in model.state_dict().values():
+        for name, value in model.state_dict().items():
             if value.is_floating_point():
                 value.copy_(scale * torch.randn(value.shape, generator=generator))
+            if name.endswith("running_var"):
+                value.abs_()
     return model
 
 

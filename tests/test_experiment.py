@@ -10,7 +10,7 @@ from torchvision.models import ResNet18_Weights
 
 from prr import metrics, reuse
 from prr.data import read_acdc
-from prr.errors import DataError, OptionError
+from prr.errors import DataError, NetworkError, OptionError
 from prr.study import Experiment, experiment, training
 from prr.study.experiment import derived
 from prr.study.profiles import PROFILES, profile
@@ -414,3 +414,30 @@ def test_the_provenance_of_a_page_holds_its_variants_and_sweeps(run, fits):
     table = one.provenance()
     assert table["made"].tolist() == [*TASKS, "sweep of [1]"]
     assert set(table["normalisation"]) == {"unit"}
+
+
+def test_an_override_of_the_wrong_type_is_refused_and_not_ignored():
+    for wrong in ({"steps": [1, 2]}, {"profile": ["smoke"]}, {"device": {"cpu"}}, {"steps": np.int64(5)}):
+        with pytest.raises(OptionError, match="expected"):
+            Experiment.from_parameters({"profile": "smoke"} | wrong)
+    with pytest.raises(OptionError, match="parameter bogus"):
+        Experiment.from_parameters({"profile": "smoke", "bogus": [1]})
+
+
+def test_a_network_that_diverged_is_not_kept(run, folder):
+    one = run(seed=29, learning_rate=1e30)
+    with pytest.raises(NetworkError, match=r"NaN or infinite weights after training with learning_rate=1e\+30"):
+        one.model("unet")
+    assert not one.store.path("networks", one.key("unet", "acdc", "segmentation")).exists()
+
+
+def test_what_a_killed_process_left_of_a_phantom_goes_when_it_is_made(tmp_path):
+    one = Experiment("smoke", store=tmp_path, rvsc_patients=2)
+    one.slices("rvsc")
+    (made,) = (tmp_path / "phantoms").glob("rvsc-*[!k]")
+    shutil.rmtree(made)
+    draft = made.with_name(f".{made.name}-abc123")
+    draft.mkdir()
+    Experiment("smoke", store=tmp_path, rvsc_patients=2, spacing_mm=2.0).slices("rvsc")
+    assert made.exists()
+    assert not draft.exists()

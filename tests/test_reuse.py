@@ -338,3 +338,15 @@ def test_a_state_dict_is_no_network(target):
     for pair in ((target.state_dict(), target), (target, target.state_dict())):
         with pytest.raises(NetworkError, match=r"expected a torch.nn.Module, found OrderedDict"):
             rmse(*pair)
+
+
+def test_a_source_with_more_layers_is_another_network(target):
+    larger = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1))
+    with pytest.raises(NetworkError, match=r"1.weight: target has none, source \(1, 1, 1, 1\)"):
+        rmse(nn.Sequential(nn.Conv2d(1, 1, 1)), larger)
+
+
+def test_negative_variances_are_refused(target, source):
+    source.block[1].running_var[0] = -1
+    with pytest.raises(NetworkError, match=r"block.1.running_var: the source has negative variances"):
+        transplant(target, source, "B", 1)

@@ -215,3 +215,10 @@ def test_folders_that_are_not_rvsc_are_refused(tmp_path, phantom_root):
     for wrong in (tmp_path, tmp_path / "absent", phantom_root / "acdc", patient):
         with pytest.raises(DataError, match="PRR_RVSC"):
             read_rvsc(wrong, progress=False)
+
+
+def test_a_patient_in_both_sets_is_refused(phantom_root, tmp_path):
+    for subset in ("TrainingSet", "Test1Set"):
+        shutil.copytree(phantom_root / "rvsc/TrainingSet", tmp_path / subset)
+    with pytest.raises(DataError, match="expected one folder for each patient"):
+        read_rvsc(tmp_path, progress=False)

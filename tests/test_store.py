@@ -1,6 +1,7 @@
 """The store: whole results or none, each made once, whatever is killed in the middle."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import torch
 
 from prr.errors import DataError, PrrError
 from prr.study import store as store_module
-from prr.study.store import Store, digest, location
+from prr.study.store import Store, digest, fingerprint, location
 
 ROOT = Path(__file__).parents[1]
 KEY = {"network": "unet", "seed": 1, "kinds": ["W", "B"], "nothing": None, "rate": 2e-3}
@@ -318,3 +319,23 @@ def test_prr_store_may_name_the_home_folder_and_a_relative_one(monkeypatch, tmp_
 def test_an_empty_prr_store_counts_as_none(monkeypatch):
     monkeypatch.setenv("PRR_STORE", "")
     assert location() == ROOT / "build" / "store"
+
+
+def test_a_fingerprint_sees_files_through_linked_folders(tmp_path):
+    prints = []
+    for patient in ("a", "b"):
+        (tmp_path / patient).mkdir()
+        (tmp_path / patient / "image.nii.gz").write_text(patient * (1 + len(prints)))
+        (tmp_path / f"links_{patient}").mkdir()
+        (tmp_path / f"links_{patient}" / "patient001").symlink_to(tmp_path / patient)
+        (tmp_path / f"links_{patient}" / "loop").symlink_to(tmp_path / f"links_{patient}")
+        prints.append(fingerprint(tmp_path / f"links_{patient}"))
+    assert prints[0] != prints[1]
+
+
+def test_a_file_with_the_result_of_another_key_is_refused_by_name(store):
+    get(store, "networks")
+    other = store.path("networks", KEY | {"seed": 99})
+    shutil.copy(store.path("networks", KEY), other)
+    with pytest.raises(DataError, match=rf"{other.name}: expected a whole result, found the result of another key"):
+        store.tensors("networks", KEY | {"seed": 99}, never)

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
-from prr.data.slices import PHANTOM_MARK, Slices, check_options, choose, gather, on_grid, reading
+from prr.data.slices import PHANTOM_MARK, Slices, check_distinct, check_options, choose, gather, on_grid, reading
 from prr.errors import DataError
 
 PLACES = (".", "training", "database/training", "acdc/database/training", "acdc/training")
@@ -75,6 +75,9 @@ def inspect(root: Path) -> dict:
     }
     for folder in _folders(root):
         counts["patients"] += 1
+        if not (folder / "Info.cfg").is_file():
+            counts["missing"].append(str(folder / "Info.cfg"))
+            continue
         for image_path, mask_path in _frames(folder):
             if missing := [str(p) for p in (image_path, mask_path) if not p.is_file()]:
                 counts["missing"] += missing
@@ -120,12 +123,10 @@ def write(
 
 def _folders(root: Path) -> list[Path]:
     for place in PLACES:
-        if folders := sorted(
-            p
-            for p in (root / place).glob("patient*")
-            if re.fullmatch(r"patient\d+", p.name) and (p / "Info.cfg").is_file()
-        ):
-            return folders
+        found = sorted(p for p in (root / place).glob("patient*") if re.fullmatch(r"patient[0-9]{1,6}", p.name))
+        if any((p / "Info.cfg").is_file() for p in found):
+            check_distinct(found)
+            return found
     raise DataError(
         f"{root}: expected ACDC's patient001, patient002, ... with an Info.cfg each, here or in "
         f"{', '.join(PLACES[1:])}, found {'none' if root.is_dir() else 'no such folder'}; "
@@ -142,8 +143,11 @@ def _frames(folder: Path) -> list[tuple[Path, Path]]:
     """The image and mask paths that Info.cfg promises."""
     path = folder / "Info.cfg"
     with reading(path, "`Key: value` lines"):
-        info = dict(re.findall(r"^\s*(\w+)\s*:\s*(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE))
-    if wrong := [f"{phase}: {info.get(phase, 'missing')}" for phase in PHASES if not info.get(phase, "").isdecimal()]:
+        info = dict(re.findall(r"^\s*(\w+)\s*:\s*(\S+)", path.read_text(encoding="utf-8-sig"), re.MULTILINE))
+    number = re.compile("[0-9]{1,4}")
+    if wrong := [
+        f"{phase}: {info.get(phase, 'missing')}" for phase in PHASES if not number.fullmatch(info.get(phase, ""))
+    ]:
         raise DataError(f"{path}: expected the frame numbers `ED: n` and `ES: n`, found {', '.join(wrong)}")
     stems = [f"{folder.name}_frame{int(info[phase]):02d}" for phase in PHASES]
     return [(folder / f"{stem}.nii.gz", folder / f"{stem}_gt.nii.gz") for stem in stems]

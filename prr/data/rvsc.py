@@ -14,7 +14,7 @@ import pydicom
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from tqdm import tqdm
 
-from prr.data.slices import PHANTOM_MARK, Slices, check_options, choose, fill, gather, on_grid, reading
+from prr.data.slices import PHANTOM_MARK, Slices, check_distinct, check_options, choose, fill, gather, on_grid, reading
 from prr.errors import DataError
 
 TRAIN, TEST = "TrainingSet", "Test1Set"
@@ -146,9 +146,12 @@ def _write_dicom(path: Path, pixels: np.ndarray, pixel: float, thickness: float,
 
 def _volumes(root: Path) -> list[tuple[int, str, list[Drawn]]]:
     """(patient, subset, annotated images) of each volume: a patient's ED, a patient's ES."""
-    volumes = []
-    for place, subset, folder in _subsets(root):
-        for patient in sorted(p for p in folder.glob("patient*") if re.fullmatch(r"patient\d+", p.name)):
+    volumes, sets = [], _subsets(root)
+    named = re.compile(r"patient[0-9]{1,6}")
+    patients = {folder: sorted(p for p in folder.glob("patient*") if named.fullmatch(p.name)) for _, _, folder in sets}
+    check_distinct([patient for folder in patients.values() for patient in folder])
+    for place, subset, folder in sets:
+        for patient in patients[folder]:
             number = int(patient.name.removeprefix("patient"))
             phases: dict[bool, list[Drawn]] = {}
             for image, drawn in _annotated(place, subset, patient, number).items():

@@ -208,6 +208,8 @@ def on_grid(
     Returns:
         (s, 1, size, size) float32 and (s, size, size) uint8.
     """
+    if not image.max() > image.min():  # resampling would turn rounding into contrast
+        raise DataError(f"expected an image with contrast, found the value {image.min():g} everywhere")
     shape = [max(1, round(n * mm / spacing_mm)) for n, mm in zip(image.shape[1:], spacing, strict=True)]
     pixels = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[:, None]  # (s, 1, h, w)
     labels = torch.from_numpy(np.ascontiguousarray(mask, dtype=np.uint8))[:, None]
@@ -242,6 +244,16 @@ def fill(contour: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
             f"found x {left:g} to {right:g}, y {top:g} to {bottom:g}; does it count pixels from 0 or from 1?"
         )
     return polygon2mask(shape, contour[:, ::-1])
+
+
+def check_distinct(folders: Sequence[Path]) -> None:
+    """Refuse two folders of one patient number: one might train what the other validates."""
+    seen: dict[int, Path] = {}
+    for folder in folders:
+        number = int(folder.name.removeprefix("patient"))
+        if number in seen:
+            raise DataError(f"{folder}: expected one folder for each patient, found {seen[number]} too; remove one")
+        seen[number] = folder
 
 
 def gather(volumes: Iterable[tuple[int, Tensor, Tensor]], **fields) -> Slices:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import nn
 
 from prr import reuse
 from prr.data import Slices, read_acdc, read_rvsc, read_t1, write_phantom
-from prr.errors import DataError, OptionError
+from prr.errors import DataError, NetworkError, OptionError
 from prr.figures import Words
 from prr.layers import ALL, check_kinds
 from prr.metrics import dice
@@ -61,9 +62,7 @@ class Experiment:
         self.overrides = {key: value for key, value in overrides.items() if value is not None}
         self.data_root = data_root
         self.device = available(device)
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise OptionError(f"seed={seed!r}: expected a whole number from 0")
-        self.seed = seed
+        self.seed = checked_seed(seed)
         self.store = Store(store)
         self._slices: dict[str, Slices] = {}
         self._contents: dict[str, str] = {}
@@ -83,7 +82,7 @@ class Experiment:
             name: value
             for name, value in namespace.items()
             if not name.startswith("_")
-            and isinstance(value, str | int | float | Path | None)
+            and (name in PARAMETERS or isinstance(value, str | int | float | list | tuple | dict | None))
             and name not in ("In", "Out")
         }
         unknown = [name for name in plain if name not in PARAMETERS]
@@ -136,7 +135,11 @@ class Experiment:
     def _phantom(self, name: str) -> Path:
         patients = getattr(self.profile, f"{name}_patients")
         folder = self.store.folder / "phantoms" / f"{name}-{patients}-{_sources()}"
+        if folder.exists():
+            return folder / name
         with self.store.lock(folder):
+            for draft in folder.parent.glob(f".{folder.name}-*"):  # of a process that was killed
+                shutil.rmtree(draft, ignore_errors=True)
             if not folder.exists():
                 write_phantom(folder, patients={name: patients}, seed=PHANTOM_SEED)
         return folder / name
@@ -232,7 +235,7 @@ class Experiment:
             "data set": dataset,
             "task": task,
             "start": start,
-            "seed": self.seed if seed is None else seed,
+            "seed": self.seed if seed is None else checked_seed(seed),
             "width": getattr(scale, f"{network}_width"),
             "normalisation": scale.normalisation,
             "data": self._contents[dataset],
@@ -253,6 +256,11 @@ class Experiment:
                 key["task"],
                 seed=derived(key["seed"], key["data set"], key["task"]),
                 **{name: key[name] for name in ("steps", "batch_size", "learning_rate")},
+            )
+        if not all(value.isfinite().all() for value in model.state_dict().values()):
+            raise NetworkError(
+                f"{key['network']}, {key['task']}: NaN or infinite weights after training with learning_rate="
+                f"{key['learning_rate']:g}; take a smaller one"
             )
         record = {"history": history.to_dict("split", index=False), "seconds": time.perf_counter() - began}
         return model.state_dict(), record | {"made": provenance(self.device)}
@@ -279,6 +287,7 @@ class Experiment:
             start: see `model`.
         """
         check_kinds(kinds)
+        layers = None if layers is None else sorted({int(layer) for layer in layers})
         judged, donor = (self.key(network, *each, start) for each in (target, source))
         models = [self.model(network, *each, start) for each in (target, source)]
 
@@ -335,6 +344,17 @@ class Experiment:
             torch.set_num_threads(before)
 
 
+def checked_seed(seed: int) -> int:
+    """The seed, if it is one.
+
+    Raises:
+        OptionError: no whole number from 0.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise OptionError(f"seed={seed!r}: expected a whole number from 0")
+    return seed
+
+
 def available(device: str) -> str:
     """The device that a name stands for.
 
@@ -344,7 +364,7 @@ def available(device: str) -> str:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         return next(name for name, is_there in there.items() if is_there)
-    if device not in there:
+    if not isinstance(device, str) or device not in there:
         raise OptionError(f"device {device!r}: expected auto, {', '.join(there)}")
     if not there[device]:
         raise OptionError(

@@ -80,7 +80,7 @@ def profile(name: str, **overrides: Any) -> Profile:
     Raises:
         OptionError: an unknown profile or override, or a value of the wrong type or range.
     """
-    if name not in PROFILES:
+    if not isinstance(name, str) or name not in PROFILES:
         raise OptionError(f"profile {name!r}: expected one of {', '.join(PROFILES)}")
     for key in overrides:
         if key not in OVERRIDES:
@@ -104,6 +104,8 @@ def _checked(key: str, value: Any, like: Any) -> Any:
         raise OptionError(f"{key}={value!r}: expected {expected}, such as {like}")
     if key == "size" and (value % 16 or value < 48):
         raise OptionError(f"size={value}: expected at least 48 and divisible by 16, for UNet pools four times")
+    if key == "spacing_mm" and not 0.1 <= value <= 10:
+        raise OptionError(f"spacing_mm={value}: expected 0.1 to 10 mm")
     if key == "batch_size" and value < 2:
         raise OptionError("batch_size=1: expected at least 2, for batch norm needs more than one value")
     return type(like)(value)

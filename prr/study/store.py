@@ -64,9 +64,24 @@ def content(slices: Slices) -> str:
 
 def fingerprint(folder: Path) -> str:
     """Digest of a folder's files, or of one file, by name, size and time of change: reading all would take too long."""
-    files = sorted(path for path in (folder, *folder.rglob("*")) if path.is_file())
-    lines = [f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+    lines = [
+        f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}"
+        for path in ([folder] if folder.is_file() else files_below(folder))
+    ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file below a folder, also through links to folders, each real folder once."""
+    found, seen = [], set()
+    for where, below, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:
+            below.clear()
+        else:
+            found += [path for name in names if (path := Path(where, name)).is_file()]
+        seen.add(real)
+    return sorted(found)
 
 
 def provenance(device: str) -> dict[str, str]:
@@ -114,7 +129,7 @@ class Store:
             record = json.dumps({"key": key, **record})
             save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, path, {"record": record})
 
-        return self._get(self.path(folder, key), write, _read_tensors)
+        return self._get(self.path(folder, key), key, write, _read_tensors)
 
     def table(self, key: Key, make: Callable[[], tuple[pd.DataFrame, dict]]) -> tuple[pd.DataFrame, dict]:
         """A table and its record, from disk or from `make()`; numbers come back bit for bit.
@@ -128,7 +143,7 @@ class Store:
             content = {"record": {"key": key, **record}, "table": table.to_dict("split", index=False)}
             path.write_text(json.dumps(content))
 
-        return self._get(self.path("tables", key), write, _read_table)
+        return self._get(self.path("tables", key), key, write, _read_table)
 
     def lock(self, path: Path, timeout: float = -1) -> FileLock:
         """One process at a time makes `path`; the operating system frees the lock of a process that dies."""
@@ -140,19 +155,30 @@ class Store:
             ) from error
         return FileLock(path.with_name(f"{path.name}.lock"), timeout)
 
-    def _get(self, path: Path, write: Callable[[Path], None], read: Callable[[Path], Any]) -> Any:
-        with self.lock(path):
-            if not path.exists():
-                draft = path.with_name(path.name + DRAFT)
-                try:
-                    write(draft)
-                    os.replace(draft, path)
-                finally:
-                    draft.unlink(missing_ok=True)
+    def _get(
+        self, path: Path, key: Key, write: Callable[[Path], None], read: Callable[[Path], tuple[Any, dict]]
+    ) -> tuple[Any, dict]:
+        if not path.exists():  # a store that is there may be read-only
+            self._make(path, write)
         try:
-            return read(path)
+            result, record = read(path)
+            if record["key"] != json.loads(json.dumps(key)):
+                raise ValueError("the result of another key")
+            return result, record
         except UNREADABLE as error:
             raise DataError(f"{path}: expected a whole result, found {error}; delete the file, it is remade") from error
+
+    def _make(self, path: Path, write: Callable[[Path], None]) -> None:
+        """Write a result beside its place and move it there, unless another process has done so meanwhile."""
+        draft = path.with_name(path.name + DRAFT)
+        with self.lock(path):
+            if path.exists():
+                return
+            try:
+                write(draft)
+                os.replace(draft, path)
+            finally:
+                draft.unlink(missing_ok=True)
 
     def list(self) -> pd.DataFrame:
         """DataFrame[folder, file, what, megabytes, made], newest first."""
