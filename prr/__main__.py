@@ -17,9 +17,8 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context):
         try:
             return super().invoke(ctx)
-        except click.UsageError as error:
-            error.ctx = None  # click would print the usage above the message
-            raise
+        except click.UsageError as error:  # click would print the usage above the message
+            raise _in_one_line(error.format_message()) from error
         except PrrError as error:
             raise _in_one_line(str(error)) from error
         except OSError as error:
@@ -120,7 +119,10 @@ def data(ctx: click.Context) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 def check(name: str, folder: Path) -> None:
     """Read FOLDER as data set NAME: counts, labels, spacing, missing pairs."""
-    click.echo(_checked(name, folder))
+    report = _checked(name, folder)
+    click.echo(report)
+    if "\n" in report:  # a line for each missing file
+        raise DataError(f"{folder}: expected all that its files promise, found some missing; get the data set again")
 
 
 @data.command()

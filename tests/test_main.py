@@ -124,6 +124,16 @@ def test_a_missing_pair_is_listed(tmp_path):
     result = prr("data", "check", "acdc", str(tmp_path / "acdc"))
     assert "1 volumes" in result.stdout
     assert f"missing: {gone}" in result.stdout
+    assert result.exit_code == 2
+    assert "expected all that its files promise" in result.stderr
+
+
+def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    result = prr("data", "phantom", str(tmp_path / "file" / "below"))
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "choose another folder" in result.stderr
 
 
 def test_the_store_is_listed_and_cleaned(monkeypatch, tmp_path):
