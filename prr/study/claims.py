@@ -8,6 +8,7 @@ The rules:
 - about most layers: the share of layers with its 95 % Wilson interval must lie above (below) one half;
 - about one mean being larger than another: the 95 % bootstrap interval over layers of the difference must keep clear
   of 0 (paired where both means are over the same layers);
+- about two means of one order of magnitude: that interval, of their ratio, must lie within (outside) 1/10 to 10;
 - about a trend over depth: Spearman's rank correlation with its 95 % bootstrap interval over layers must keep clear
   of 0. That there is *no* pattern can be refuted by a trend, never shown: it is refuted or stays undecided.
 

@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prr.data import Slices
@@ -215,9 +215,7 @@ class Store:
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    return tensors, _record(path)
+    return load_file(path), _record(path)
 
 
 def _record(path: Path) -> dict:

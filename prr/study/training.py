@@ -21,7 +21,7 @@ from prr.reuse import predict
 RECIPE = 1
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (output, images, masks) -> scalar
 AUXILIARY_WEIGHT = 0.4  # of PSPNet's auxiliary head, Zhao et al. 2017
-CHECKPOINTS = 8  # lines of the history
+CHECKPOINTS = 8  # about so many lines has a history
 
 
 def segmentation_loss(output: Tensor, images: Tensor, masks: Tensor) -> Tensor:
