@@ -1,9 +1,12 @@
-"""How far apart two networks' parameters are."""
+"""How far apart two networks' parameters are; and networks at a chosen distance."""
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
 from prr.layers import comparable, tensor
@@ -36,3 +39,42 @@ def rmse(target: nn.Module, source: nn.Module) -> pd.DataFrame:
     scale = np.array([ours.square().mean().item() for ours, _ in pairs]) ** 0.5
     with np.errstate(divide="ignore", invalid="ignore"):
         return table.assign(rmse=error, relative=error / scale)
+
+
+def towards(target: nn.Module, source: nn.Module, amount: float) -> nn.Module:
+    """A copy of the target with every parameter moved towards the source's: w + amount (w' - w).
+
+    Args:
+        target: where `amount` 0 stays.
+        source: what `amount` 1 reaches; same layers and shapes.
+        amount: part of the way.
+
+    Raises:
+        NetworkError: networks that do not match, NaN or infinite weights.
+    """
+    model = copy.deepcopy(target)
+    for kind, name in comparable(target, source)[["kind", "name"]].itertuples(index=False):
+        mine = tensor(model, kind, name).data
+        mine.lerp_(tensor(source, kind, name).data.to(mine), amount)
+    return model
+
+
+def noisy(target: nn.Module, source: nn.Module, seed: int = 0) -> nn.Module:
+    """A copy of the target as far from it as the source is, tensor by tensor, but in a random direction.
+
+    Args:
+        target: where the noise is added; running variances stay at 0 or above.
+        source: tells the RMSE; same layers and shapes.
+        seed: of the Gaussian noise.
+
+    Raises:
+        NetworkError: networks that do not match, NaN or infinite weights.
+    """
+    model, generator = copy.deepcopy(target), torch.Generator().manual_seed(seed)
+    for row in rmse(target, source).itertuples():
+        mine = tensor(model, row.kind, row.name).data
+        noise = torch.randn(mine.shape, generator=generator)
+        mine += (noise * (row.rmse / noise.square().mean().sqrt().clamp(min=1e-12))).to(mine)
+        if row.kind == "RV":
+            mine.clamp_(min=0)
+    return model

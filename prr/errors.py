@@ -17,5 +17,9 @@ class OptionError(PrrError):
     """An unknown profile, override, kind, network, task, start or column."""
 
 
+class MissingError(PrrError):
+    """A result that was to be read from the store, and nothing more, is not there yet."""
+
+
 class BookError(PrrError):
     """A chapter failed, or the book could not be built."""

@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.ticker import MaxNLocator
+from scipy.cluster.hierarchy import linkage
+from scipy.spatial.distance import squareform
 from torch import nn
 
 from prr.errors import OptionError
@@ -26,6 +28,7 @@ KIND_COLOUR = dict(zip(["W", "B", "RM", "RV", "RW", "RB"], [_PALETTE[i] for i in
 VERDICT_STYLE = {REUSABLE: ("o", _PALETTE[2]), UNDECIDED: ("s", _PALETTE[7]), NOT_REUSABLE: ("X", _PALETTE[3])}
 LABEL_COLOUR = {1: _PALETTE[9], 2: _PALETTE[1], 3: _PALETTE[3]}
 LABEL_NAME = {1: "RV cavity", 2: "myocardium", 3: "LV cavity"}
+CLASS_NAME = {0: "background", **LABEL_NAME, "mean": "mean, 0 to 3", "foreground": "mean, 1 to 3"}
 LONG_NAME = {
     "W": "kernel W",
     "B": "bias B",
@@ -211,6 +214,95 @@ def network(table: pd.DataFrame, model: nn.Module, connections: list[tuple[str, 
     axis.set_ylabel("channels out")
     axis.legend(frameon=False, title="kernel", loc="upper center", ncols=3, fontsize=8, title_fontsize=8)
     return _finish(figure, [axis], note)
+
+
+def transfer(table: pd.DataFrame, *, note: str = "") -> Figure:
+    """Dice of every row of the transfer experiment, one panel per class (the paper's table).
+
+    Args:
+        table: DataFrame[patients, row, label, class, dice, low, high, paper_patients, paper] of one network and list,
+            from `prr.study.transfer.beside`; the paper's value stands hollow under ours, where it has one.
+        note: where the numbers come from.
+    """
+    classes, sizes = table["class"].unique(), sorted(table["patients"].unique())
+    rows = table.drop_duplicates("row").sort_values("row")
+    figure, axes = plt.subplots(
+        1, len(classes), figsize=(1.7 * len(classes) + 2, 0.36 * len(rows) + 1.4), sharey=True, squeeze=False
+    )
+    for axis, each in zip(axes[0], classes, strict=True):
+        for index, patients in enumerate(sizes):
+            part = table[(table["class"] == each) & (table["patients"] == patients)]
+            marker, colour = "os^Dv"[index % 5], _PALETTE[index % 10]
+            place = part["row"] + (index - (len(sizes) - 1) / 2) * 0.36
+            bar = np.clip([part["dice"] - part["low"], part["high"] - part["dice"]], 0, None)
+            axis.errorbar(
+                part["dice"], place, xerr=bar, fmt=marker, color=colour, markersize=4.5, linewidth=1,
+                label=f"{patients} patients",
+            )  # fmt: skip
+            axis.plot(
+                part["paper"], place + 0.13, marker, color=colour, fillstyle="none", markersize=5.5,
+                label=f"the paper: {part['paper_patients'].iloc[0]} patients" if table["paper"].notna().any() else None,
+            )  # fmt: skip
+        axis.set(title=CLASS_NAME.get(each, each), xlabel="Dice", xlim=(-0.04, 1.04))
+        axis.grid(axis="x", color="0.92")
+    axes[0, 0].set_yticks(rows["row"], rows["row"].astype(str) + "  " + rows["label"])
+    axes[0, 0].invert_yaxis()
+    return _finish(figure, list(axes[0]), note, legend=True)
+
+
+def distance_curves(pairs: pd.DataFrame, *, target: str = "ACDC seg", kind: str = "W", note: str = "") -> Figure:
+    """RMSE between every two networks against the layer, those with the target in front (the paper's Figs 11, 12).
+
+    Args:
+        pairs: DataFrame[first, second, kind, layer, rmse, relative, null] of one architecture, from
+            `prr.study.sources.pairs`; mean over seeds where it has several. Dashed: the null of each front curve.
+        target: label of the network whose pairs stand in front.
+        kind: W or B.
+        note: where the numbers come from.
+    """
+    part = pairs[pairs["kind"] == kind]
+    part = part.assign(relative_null=part["relative"] * part["null"] / part["rmse"])
+    columns = {"rmse": "null", "relative": "relative_null"}
+    means = part.groupby(["first", "second", "layer"], sort=False)[[*columns, *columns.values()]].mean().reset_index()
+    figure, axes = _panels(2)
+    for axis, (column, null) in zip(axes, columns.items(), strict=True):
+        front = 0
+        for (first, second), curve in means.groupby(["first", "second"], sort=False):
+            if target not in (first, second):
+                axis.plot(curve["layer"], curve[column], color="0.8", linewidth=0.8, zorder=1)
+                continue
+            colour, marker = _PALETTE[front % 10], "os^Dv"[front % 5]
+            name = second if first == target else first
+            axis.plot(curve["layer"], curve[column], marker + "-", color=colour, markersize=4.5, label=name, zorder=3)
+            axis.plot(curve["layer"], curve[null], "--", color=colour, linewidth=1, zorder=2)
+            front += 1
+        _layer_axis(axis, f"{LONG_NAME.get(kind, kind)}: from {target} to", means["layer"])
+        axis.set(ylabel="RMSE" if column == "rmse" else "RMSE / rms of the first", ylim=(0, None))
+    axes[0].plot([], [], "--", color="0.4", linewidth=1, label="null: unrelated directions")
+    axes[0].plot([], [], color="0.8", linewidth=0.8, label="pairs without it")
+    if axes[1].get_ylim()[1] > 1:  # far above all curves it would only press them down
+        line = axes[1].axhline(np.sqrt(2), color="0.4", linestyle=":", linewidth=1, label="independent: √2")
+        axes[1].legend(handles=[line], frameon=False, fontsize=8)
+    return _finish(figure, axes, note, legend=True)
+
+
+def cluster_map(matrix: pd.DataFrame, *, label: str = "relative RMSE of W", note: str = "") -> Figure:
+    """Distances between networks as a heat map with numbers, ordered by average linkage; the diagonal is blank.
+
+    Args:
+        matrix: symmetric, 0 on the diagonal, labels as index and columns.
+        label: name of the distance.
+        note: where the numbers come from.
+    """
+    tree = linkage(squareform(matrix.to_numpy(), checks=False), "average")
+    grid = sns.clustermap(
+        matrix, row_linkage=tree, col_linkage=tree, mask=np.eye(len(matrix), dtype=bool), annot=True, fmt=".3g",
+        cmap="rocket_r", figsize=(6.4, 6), dendrogram_ratio=0.16, cbar_pos=(0.3, 0.93, 0.4, 0.02),
+        cbar_kws={"label": label, "orientation": "horizontal"},
+    )  # fmt: skip
+    grid.ax_col_dendrogram.set_visible(False)
+    grid.ax_heatmap.tick_params(axis="both", length=0)
+    return _note(grid.figure, note)
 
 
 def slices(data: Data, *, patient: int | None = None, count: int = 7, note: str = "") -> Figure:

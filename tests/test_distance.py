@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import root_mean_squared_error
 from torch import nn
 
-from prr.distance import rmse
+from prr.distance import noisy, rmse, towards
 from prr.errors import NetworkError
 from prr.layers import parameter_table
 from prr.study import unet
@@ -106,3 +106,39 @@ def test_a_target_of_zeros_has_no_relative_rmse_and_no_warning(other, expected):
 def test_networks_that_do_not_match_are_refused(target):
     with pytest.raises(NetworkError, match=r"target \(2, 1, 3, 3\), source \(4, 1, 3, 3\)"):
         rmse(target, unet(4))
+
+
+def first(model):
+    return model.down[0].conv1.weight
+
+
+def test_part_of_the_way_has_that_part_of_the_rmse_and_the_ends_are_the_two_networks(target, source):
+    full = rmse(target, source)["rmse"]
+    assert rmse(target, towards(target, source, 0.25))["rmse"].to_numpy() == pytest.approx(0.25 * full, rel=1e-5)
+    assert rmse(target, towards(target, source, 0))["rmse"].max() == 0
+    assert rmse(source, towards(target, source, 1))["rmse"].max() < 1e-6
+
+
+def test_noise_is_as_far_as_the_source_in_another_direction(target, source):
+    noise = noisy(target, source, seed=3)
+    apart = rmse(target, source)
+    # clamping at 0 may only shorten the way of a running variance
+    free = apart["kind"] != "RV"
+    found = rmse(target, noise)["rmse"]
+    assert found[free].to_numpy() == pytest.approx(apart.loc[free, "rmse"], rel=1e-5)
+    assert (found[~free] <= apart.loc[~free, "rmse"] * (1 + 1e-5)).all()
+    kernel = first(noise) - first(target), first(source) - first(target)
+    assert abs(torch.cosine_similarity(kernel[0].flatten(), kernel[1].flatten(), dim=0)) < 0.9
+    assert all((norm.running_var >= 0).all() for norm in noise.modules() if isinstance(norm, nn.BatchNorm2d))
+    again = noisy(target, source, seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(noise.state_dict().values(), again.state_dict().values(), strict=True))
+    assert not torch.equal(first(noisy(target, source, seed=4)), first(noise))
+
+
+def test_networks_at_a_distance_leave_both_ends_alone(target, source):
+    pair = target, source
+    before = [{name: value.clone() for name, value in model.state_dict().items()} for model in pair]
+    towards(*pair, 0.5)
+    noisy(*pair)
+    for model, state in zip(pair, before, strict=True):
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

@@ -227,6 +227,91 @@ def test_histories_show_loss_and_validation_of_each_network():
         np.testing.assert_allclose(points(validation), table[["step", "validation"]])
 
 
+# -------------------------------------------------------------------- transfer
+
+
+def cells(paper=0.7):
+    """Two sizes, rows 1 and 4, class 1 and the mean; every cell of ours has a Dice of its own."""
+    rows = [
+        (size, {3: 10, 30: 50}[size], row, f"label {row}", each, 0.1 * row + 0.01 * size + 0.005 * number)
+        for size in (3, 30)
+        for row in (1, 4)
+        for number, each in enumerate((1, "mean"))
+    ]
+    table = pd.DataFrame(rows, columns=["patients", "paper_patients", "row", "label", "class", "dice"])
+    return table.assign(low=table["dice"] - 0.1, high=table["dice"] + 0.2, paper=paper)
+
+
+def test_transfer_shows_every_cell_with_its_interval_and_the_papers_value():
+    table = cells()
+    first, second = panels(figures.transfer(table))
+    assert [first.get_title(), second.get_title()] == ["RV cavity", "mean, 0 to 3"]
+    assert [label.get_text() for label in first.get_yticklabels()] == ["1  label 1", "4  label 4"]
+    for axis, each in ((first, 1), (second, "mean")):
+        part = table[table["class"] == each]
+        ours = [line for line in axis.get_lines() if line.get_fillstyle() == "full"]
+        hollow = [line for line in axis.get_lines() if line.get_fillstyle() == "none"]
+        assert np.concatenate([line.get_xdata() for line in ours]).tolist() == part["dice"].tolist()
+        assert np.concatenate([line.get_xdata() for line in hollow]).tolist() == [0.7] * 4
+        assert {round(y) for line in ours + hollow for y in line.get_ydata()} == {1, 4}
+        ends = np.array([segment[:, 0] for bars in axis.collections for segment in bars.get_segments()])
+        np.testing.assert_allclose(ends, part[["low", "high"]])
+
+
+def test_transfer_names_sizes_and_leaves_the_paper_out_where_it_has_nothing():
+    legend = {text.get_text() for text in figures.transfer(cells()).legends[0].get_texts()}
+    assert legend == {"3 patients", "30 patients", "the paper: 10 patients", "the paper: 50 patients"}
+    legend = {text.get_text() for text in figures.transfer(cells(np.nan)).legends[0].get_texts()}
+    assert legend == {"3 patients", "30 patients"}
+
+
+def test_transfer_takes_one_seed_which_has_no_interval():
+    figures.transfer(cells().assign(low=np.nan, high=np.nan)).canvas.draw()
+
+
+def six_pairs(relative=1.4):
+    labels = ["ACDC seg", "T1 seg", "T1 auto"]
+    pairs = pd.DataFrame([(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]], columns=["first", "second"])
+    pairs = pairs.merge(pd.DataFrame({"kind": "W", "layer": [1, 2, 3], "rmse": [0.1, 0.2, 0.3]}), how="cross")
+    return pairs.assign(relative=relative, null=2 * pairs["rmse"])
+
+
+def test_distance_curves_put_the_targets_pairs_and_their_nulls_in_front():
+    both = pd.concat([six_pairs(), six_pairs().assign(rmse=0.4, null=0.8)])  # two seeds: their mean is shown
+    left, right = panels(figures.distance_curves(both))
+    named = {line.get_label(): line for line in left.get_lines() if len(line.get_xdata())}
+    assert {"T1 seg", "T1 auto"} <= set(named)
+    np.testing.assert_allclose(named["T1 seg"].get_ydata(), [0.25, 0.3, 0.35])
+    for axis, null in ((left, [0.5, 0.6, 0.7]), (right, [2.8] * 3)):
+        dashed = [line for line in axis.get_lines() if line.get_linestyle() == "--" and len(line.get_xdata())]
+        assert len(dashed) == 2
+        for line in dashed:
+            np.testing.assert_allclose(line.get_ydata(), null)
+    assert {line.get_color() for line in left.get_lines() if line.get_zorder() == 1} == {"0.8"}
+    colours = {line.get_color() for line in left.get_lines() if line.get_zorder() == 3}
+    assert len(colours) == 2
+
+
+@pytest.mark.parametrize(("relative", "shown"), [(1.4, 1), (0.05, 0)])
+def test_the_mark_of_independent_kernels_stands_only_where_it_is_in_sight(relative, shown):
+    right = panels(figures.distance_curves(six_pairs(relative)))[1]
+    assert sum(line.get_linestyle() == ":" for line in right.get_lines()) == shown
+
+
+def test_cluster_map_shows_every_number_and_puts_neighbours_side_by_side():
+    labels = list("abcd")
+    matrix = pd.DataFrame([[0, 9, 1, 8], [9, 0, 7, 2], [1, 7, 0, 6], [8, 2, 6, 0.0]], labels, labels)
+    figure = figures.cluster_map(matrix, note="a note")
+    heat = next(axis for axis in figure.axes if axis.get_xticklabels() and len(axis.texts) == 12)
+    order = [text.get_text() for text in heat.get_xticklabels()]
+    assert {frozenset(order[:2]), frozenset(order[2:])} == {frozenset("ac"), frozenset("bd")}
+    assert [float(text.get_text()) for text in heat.texts] == [
+        matrix.loc[row, column] for row in order for column in order if row != column
+    ]
+    assert "a note" in [text.get_text() for text in figure.texts]
+    assert figure.number not in plt.get_fignums()
+
+
 # -------------------------------------------------------------------- download
 
 

@@ -1,5 +1,6 @@
 """Training on blobs that a tiny network learns in seconds; losses against arithmetic."""
 
+import copy
 import itertools
 
 import pandas as pd
@@ -8,7 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import prr
 from prr.data import Slices
+from prr.errors import NetworkError
+from prr.layers import ALL, KINDS, tensor
 from prr.metrics import dice
 from prr.study import pspnet
 from prr.study.training import LOSSES, autoencoding_loss, fit, orders, segmentation_loss, validate
@@ -64,6 +68,53 @@ def test_the_same_seed_gives_the_same_network_bit_for_bit(task):
     first, second = (trained(task, seed=3) for _ in range(2))
     assert same(first[0], second[0])
     assert first[1].equals(second[1])
+
+
+def scrambled(model):
+    """The same network with every parameter and buffer at random, between 0.5 and 1.5."""
+    other, generator = copy.deepcopy(model), torch.Generator().manual_seed(7)
+    for value in (value for value in other.state_dict().values() if value.is_floating_point()):
+        value.copy_(0.5 + torch.rand(value.shape, generator=generator))
+    return other
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("task", LOSSES)
+def test_what_is_frozen_is_bit_identical_after_training_and_all_else_has_moved(kind, task):
+    source = scrambled(tiny())
+    row = prr.parameter_table(source).query("kind == @kind and layer == 1")[["kind", "layer", "name"]]
+    model = prr.apply_plan(tiny(), source, row.assign(action="reuse"))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fit(model, blobs(), task, steps=6, batch_size=4, learning_rate=0.02, seed=0)
+    name = f"{row['name'].item()}.{KINDS[kind][1]}"
+    assert [each for each, value in model.state_dict().items() if torch.equal(value, before[each])] == [name]
+    assert torch.equal(model.state_dict()[name], source.state_dict()[name])
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_pspnet_keeps_one_kind_through_training_in_all_layers_the_auxiliary_heads_too(kind):
+    torch.manual_seed(0)
+    target, source = pspnet(2), scrambled(pspnet(2))
+    plan = prr.parameter_table(source).query("kind == @kind")[["kind", "layer", "name"]]
+    model = prr.apply_plan(target, source, plan.assign(action="reuse"))
+    fit(model, blobs(48), "segmentation", steps=2, batch_size=4, learning_rate=0.02, seed=0)
+    for name in plan["name"]:
+        assert torch.equal(tensor(model, kind, name), tensor(source, kind, name)), name
+    assert not torch.equal(model.auxiliary[0].bn.running_mean, source.auxiliary[0].bn.running_mean) or kind == "RM"
+
+
+def test_a_network_that_is_frozen_throughout_is_refused():
+    with pytest.raises(NetworkError, match="Sequential: every parameter is frozen"):
+        fit(tiny().requires_grad_(False), blobs(), "segmentation", steps=1, batch_size=4, learning_rate=0.02, seed=0)
+
+
+@pytest.mark.parametrize(("checkpoints", "steps"), [(1, [8]), (2, [4, 8]), (100, list(range(1, 9)))])
+def test_the_history_has_as_many_lines_as_asked_and_they_change_nothing_else(checkpoints, steps):
+    model = tiny()
+    options = {"steps": 8, "batch_size": 4, "learning_rate": 0.02, "seed": 0}
+    history = fit(model, blobs(), "segmentation", checkpoints=checkpoints, **options)
+    assert history["step"].tolist() == steps
+    assert same(model, trained()[0])
 
 
 def test_the_random_state_outside_neither_matters_nor_changes():

@@ -13,16 +13,19 @@ from typing import Any
 
 import pandas as pd
 import torch
+from joblib import Parallel, cpu_count, delayed
 from torch import nn
+from tqdm import tqdm
 
 from prr import reuse
 from prr.data import Slices, read_acdc, read_rvsc, read_t1, write_phantom
-from prr.errors import DataError, NetworkError, OptionError
+from prr.distance import noisy, towards
+from prr.errors import DataError, MissingError, NetworkError, OptionError
 from prr.figures import Words
 from prr.layers import ALL, check_kinds
 from prr.metrics import dice
-from prr.study import profiles, training
-from prr.study.models import NETWORKS
+from prr.study import profiles, training, transfer
+from prr.study.models import NETWORKS, derived, initial
 from prr.study.profiles import EXPECTED_DICE, OVERRIDES, STARTS, Profile
 from prr.study.store import Key, Store, content, digest, fingerprint, provenance
 
@@ -42,6 +45,8 @@ class Experiment:
         device: auto (CUDA, else MPS, else CPU), cpu, cuda or mps.
         seed: of starts, order and augmentation.
         store: folder for results; None: see `prr.study.store.location`.
+        make: False reads what is in the store and makes nothing.
+        progress: show a bar on stderr while something is made.
         overrides: any field of `Profile`.
 
     Raises:
@@ -56,6 +61,8 @@ class Experiment:
         device: str = "auto",
         seed: int = 0,
         store: str | Path | None = None,
+        make: bool = True,
+        progress: bool = True,
         **overrides: Any,
     ):
         self.profile: Profile = profiles.profile(profile, **overrides)
@@ -63,7 +70,8 @@ class Experiment:
         self.data_root = data_root
         self.device = available(device)
         self.seed = checked_seed(seed)
-        self.store = Store(store)
+        self.store = Store(store, make)
+        self.progress = progress
         self._slices: dict[str, Slices] = {}
         self._contents: dict[str, str] = {}
         self._used: dict[str, dict] = {}
@@ -95,11 +103,26 @@ class Experiment:
 
     def variant(self, **overrides: Any) -> Experiment:
         """The same experiment with some overrides changed."""
-        changed = self.overrides | overrides
-        given = {"data_root": self.data_root, "device": self.device, "seed": self.seed, "store": self.store.folder}
-        other = Experiment(self.profile.name, **given, **changed)
+        other = Experiment(**self._settings | overrides)
         other._used = self._used  # one page, one table of provenance
         return other
+
+    def stored(self) -> Experiment:
+        """The same experiment that only reads: what is not in the store raises MissingError."""
+        other = self.variant(make=False)
+        other._slices, other._contents = self._slices, self._contents  # the same data: read once
+        return other
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds over which sources are compared and transfer is repeated."""
+        return [self.seed + each for each in range(self.profile.seeds)]
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """What makes the same experiment again, in another process too."""
+        given = {"data_root": self.data_root, "device": self.device, "seed": self.seed, "store": self.store.folder}
+        return given | {"profile": self.profile.name, "make": self.store.make, **self.overrides}
 
     # ------------------------------------------------------------------ data
 
@@ -137,6 +160,7 @@ class Experiment:
         folder = self.store.folder / "phantoms" / f"{name}-{patients}-{_sources()}"
         if folder.exists():
             return folder / name
+        self.store.check_make(folder)
         with self.store.lock(folder):
             for draft in folder.parent.glob(f".{folder.name}-*"):  # of a process that was killed
                 shutil.rmtree(draft, ignore_errors=True)
@@ -164,7 +188,7 @@ class Experiment:
 
     def model(
         self, network: str, dataset: str = "acdc", task: str = "segmentation", start: str | None = None,
-        seed: int | None = None,
+        seed: int | None = None, patients: int | None = None,
     ) -> nn.Module:  # fmt: skip
         """A trained network in eval mode, from the store or trained now.
 
@@ -175,11 +199,12 @@ class Experiment:
             start: independent (its own random start), shared (the same random start for every data set and task of
                 this seed) or imagenet; None: the profile's.
             seed: None: the experiment's.
+            patients: train on so many patients only, drawn by the seed from the training part; None: on all of it.
 
         Raises:
-            OptionError: an unknown network, data set, task or start.
+            OptionError: an unknown network, data set, task or start, or more patients than there are.
         """
-        return self._trained(network, dataset, task, start, seed)[0]
+        return self._trained(network, dataset, task, start, seed, patients)[0]
 
     def history(
         self, network: str, dataset: str = "acdc", task: str = "segmentation", start: str | None = None,
@@ -187,6 +212,12 @@ class Experiment:
     ) -> pd.DataFrame:  # fmt: skip
         """DataFrame[step, loss, validation] of a network's training; arguments as `model`."""
         return pd.DataFrame(**self._trained(network, dataset, task, start, seed)[1]["history"])
+
+    def start(self, network: str, dataset: str = "acdc", task: str = "segmentation", seed: int | None = None) -> nn.Module:
+        """The untrained network from which `model` with these arguments began, in eval mode."""
+        key = self.key(network, dataset, task, seed=seed)
+        model = initial(*(key[name] for name in ("network", "width", "start", "data set", "task", "seed")))
+        return model.to(self.device, memory_format=torch.channels_last).eval()
 
     def dice(self, network: str, dataset: str = "acdc", start: str | None = None) -> pd.DataFrame:
         """DataFrame[patient, class, dice] of a segmentation network on the validation patients."""
@@ -205,13 +236,13 @@ class Experiment:
         return EXPECTED_DICE.get((self.profile.name, network), 0) if promised else 0
 
     def _trained(
-        self, network: str, dataset: str, task: str, start: str | None, seed: int | None
+        self, network: str, dataset: str, task: str, start: str | None, seed: int | None, patients: int | None = None
     ) -> tuple[nn.Module, dict]:
-        key = self.key(network, dataset, task, start, seed)
+        key = self.key(network, dataset, task, start, seed, patients)
         tensors, record = self.store.tensors("networks", key, lambda: self._train(key))
         model = initial(network, key["width"], "shared", dataset, task, self.seed)  # any start: it is overwritten
         model.load_state_dict(tensors)
-        self._note(key, task, record)
+        self._note(key, task if patients is None else f"{task}, {patients} patients", record)
         return model.to(self.device, memory_format=torch.channels_last).eval(), record
 
     def _note(self, key: Key, made: str, record: dict) -> None:
@@ -220,7 +251,10 @@ class Experiment:
         where = {name: record["made"][name] for name in ("commit", "date", "device", "torch")}
         self._used[f"{made} {digest(key)}"] = words | {"seconds": round(record["seconds"], 1)} | where
 
-    def key(self, network: str, dataset: str, task: str, start: str | None = None, seed: int | None = None) -> Key:
+    def key(
+        self, network: str, dataset: str, task: str, start: str | None = None, seed: int | None = None,
+        patients: int | None = None,
+    ) -> Key:  # fmt: skip
         """All that a trained network depends on, and nothing else; arguments as `model`."""
         for value, known, what in ((network, NETWORKS, "network"), (task, training.LOSSES, "task")):
             if value not in known:
@@ -244,17 +278,22 @@ class Experiment:
             "threads": scale.threads if self.device == "cpu" else None,
             "torch": torch.__version__,
             "recipe": training.RECIPE,
+            **({} if patients is None else {"patients": patients}),
         }
 
     def _train(self, key: Key) -> tuple[dict, dict]:
         model = initial(*(key[name] for name in ("network", "width", "start", "data set", "task", "seed")))
+        slices = self.slices(key["data set"])
+        if "patients" in key:
+            slices = transfer.draw(slices, key["patients"], key["seed"])
         began = time.perf_counter()
         with self.threads():
             history = training.fit(
                 model.to(self.device),
-                self.slices(key["data set"]),
+                slices,
                 key["task"],
                 seed=derived(key["seed"], key["data set"], key["task"]),
+                progress=self.progress,
                 **{name: key[name] for name in ("steps", "batch_size", "learning_rate")},
             )
         if not all(value.isfinite().all() for value in model.state_dict().values()):
@@ -275,6 +314,7 @@ class Experiment:
         target: tuple[str, str] = ("acdc", "segmentation"),
         source: tuple[str, str] = ("acdc", "auto-encoding"),
         start: str | None = None,
+        dose: float | str | None = None,
     ) -> pd.DataFrame:
         """`prr.sweep` of two trained networks on the target's validation patients, from the store or made now.
 
@@ -285,23 +325,48 @@ class Experiment:
             target: data set and task of the network that is judged; the paper's A1.
             source: data set and task of the network that gives; the paper's A2, B1 or B2.
             start: see `model`.
+            dose: None replaces the target's tensor w by the source's w'; a number a puts w + a (w' - w) there, "noise"
+                w and Gaussian noise of the same RMSE.
         """
         check_kinds(kinds)
         layers = None if layers is None else sorted({int(layer) for layer in layers})
         judged, donor = (self.key(network, *each, start) for each in (target, source))
         models = [self.model(network, *each, start) for each in (target, source)]
+        if dose is not None:
+            models[1] = noisy(*models, self.seed) if dose == "noise" else towards(*models, dose)
 
         def make() -> tuple[pd.DataFrame, dict]:
             began = time.perf_counter()
             with self.threads():
                 part = self.slices(target[0]).validation
-                table = reuse.sweep(*models, part, kinds=kinds, layers=layers, progress=True)
+                table = reuse.sweep(*models, part, kinds=kinds, layers=layers, progress=self.progress)
             return table, {"seconds": time.perf_counter() - began, "made": provenance(self.device)}
 
         key = {"table": "sweep", "network": network, "kinds": list(kinds), "layers": layers, "recipe": reuse.RECIPE}
+        key |= {} if dose is None else {"dose": dose, "seed": self.seed}
         table, record = self.store.table(key | {"pair": [digest(judged), digest(donor)]}, make)
         self._note(judged, f"sweep{'' if layers is None else f' of {layers}'}", record)
         return table
+
+    # -------------------------------------------------------------- transfer
+
+    def transfer_row(self, **arguments: Any) -> pd.DataFrame:
+        """One run of the transfer experiment; see `prr.study.transfer.run_row`."""
+        return transfer.run_row(self, **arguments)
+
+    def transfer(self) -> pd.DataFrame:
+        """All runs of the transfer experiment; see `prr.study.transfer.table`."""
+        return transfer.table(self)
+
+    # ------------------------------------------------------------- many jobs
+
+    def together(self, calls: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Make several results at once; see `together`.
+
+        Args:
+            calls: (name of a method, its arguments).
+        """
+        together([(self, *call) for call in calls])
 
     # ------------------------------------------------------------ provenance
 
@@ -344,6 +409,46 @@ class Experiment:
             torch.set_num_threads(before)
 
 
+def together(calls: Sequence[tuple[Experiment, str, dict[str, Any]]]) -> None:
+    """Make several results in parallel processes; each lands in the store, where the same call finds it afterwards.
+
+    Args:
+        calls: (experiment, name of a method, its arguments). What is in the store already is not made again.
+    """
+    todo = [call for call in calls if _lacks(*call)]
+    jobs = [delayed(_make)(run._settings, method, arguments) for run, method, arguments in todo]
+    count = min(workers(todo[0][0]), len(jobs)) if todo else 1
+    done = Parallel(count, return_as="generator_unordered")(jobs)
+    for _ in tqdm(done, "jobs", len(jobs), disable=not jobs):
+        pass
+
+
+def _lacks(run: Experiment, method: str, arguments: dict[str, Any]) -> bool:
+    try:
+        getattr(run.stored(), method)(**arguments)
+    except MissingError:
+        return True
+    return False
+
+
+def _make(settings: dict[str, Any], method: str, arguments: dict[str, Any]) -> None:
+    """One job, in a process of its own: the result is left in the store."""
+    getattr(Experiment(**settings, progress=False), method)(**arguments)
+
+
+def workers(run: Experiment) -> int:
+    """How many jobs run at once: what `PRR_JOBS` says, else as many as the CPU has cores for; one on a GPU.
+
+    Raises:
+        OptionError: `PRR_JOBS` is no whole number above 0.
+    """
+    given = os.environ.get("PRR_JOBS")
+    if given and not (given.isdecimal() and int(given)):
+        raise OptionError(f"PRR_JOBS={given}: expected a whole number above 0")
+    cores = cpu_count() // run.profile.threads if run.device == "cpu" else 1
+    return int(given) if given else max(1, cores)
+
+
 def checked_seed(seed: int) -> int:
     """The seed, if it is one.
 
@@ -371,18 +476,6 @@ def available(device: str) -> str:
             f"device {device!r}: not on this machine, or this torch was built without it; take auto or cpu"
         )
     return device
-
-
-def initial(network: str, width: int, start: str, dataset: str, task: str, seed: int) -> nn.Module:
-    """An untrained network. A shared start depends on the seed alone; else what is random also on data set and task."""
-    with torch.random.fork_rng():
-        torch.manual_seed(derived(seed) if start == "shared" else derived(seed, dataset, task))
-        return NETWORKS[network](width, **({"weights": "imagenet"} if start == "imagenet" else {}))
-
-
-def derived(seed: int, *words: str) -> int:
-    """A seed of its own for each combination of words."""
-    return int.from_bytes(hashlib.sha256(repr((seed, *words)).encode()).digest()[:4])
 
 
 def _sources() -> str:

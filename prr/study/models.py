@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -9,6 +13,7 @@ from torchvision.models import ResNet18_Weights
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from prr.errors import OptionError
+from prr.layers import forward
 
 PYRAMID = (1, 2, 3, 6)
 
@@ -181,7 +186,50 @@ def connections(model: nn.Module) -> list[tuple[str, str]]:
     return list(zip(["encoder.conv1", *blocks], blocks, strict=False))
 
 
+def branches(model: nn.Module, images: Tensor) -> pd.DataFrame:
+    """How much of a residual unit's sum comes through its branch, and how much through its short connection.
+
+    Args:
+        model: PSPNet, on the device of the images; not changed.
+        images: (n, 1, h, w), one batch.
+
+    Returns:
+        DataFrame[name, branch, identity, ratio], one row per unit: root mean square of the branch's output F(x), of
+        what the short connection carries (x, or its projection where the number of channels changes), and the first
+        over the second.
+
+    Source: Wang et al. 2020, arXiv:2008.03411, "Analysis of the parameter reuse of convolutional layer": "dominant".
+    """
+    probe, seen = copy.deepcopy(model).eval(), {}
+
+    def listen(module: nn.Module, key: tuple[str, str], use_input: bool = False) -> None:
+        def hook(_, inputs: tuple[Tensor], output: Tensor) -> None:  # now: the sum is written over the branch later
+            seen[key] = (inputs[0] if use_input else output).square().mean().sqrt().item()
+
+        module.register_forward_hook(hook)
+
+    for name, unit in probe.named_modules():
+        if isinstance(unit, BasicBlock):
+            listen(unit.bn2, (name, "branch"))
+            listen(unit.downsample or unit, (name, "identity"), use_input=unit.downsample is None)
+    forward(probe, images)
+    rms = pd.Series(seen).unstack(sort=False)
+    return rms.assign(ratio=rms["branch"] / rms["identity"]).rename_axis("name").reset_index()
+
+
 NETWORKS = {"unet": unet, "pspnet": pspnet}
+
+
+def initial(network: str, width: int, start: str, dataset: str, task: str, seed: int) -> nn.Module:
+    """An untrained network. A shared start depends on the seed alone; else what is random also on data set and task."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derived(seed) if start == "shared" else derived(seed, dataset, task))
+        return NETWORKS[network](width, **({"weights": "imagenet"} if start == "imagenet" else {}))
+
+
+def derived(seed: int, *words: str) -> int:
+    """A seed of its own for each combination of words."""
+    return int.from_bytes(hashlib.sha256(repr((seed, *words)).encode()).digest()[:4])
 
 
 def he_initialised(model: nn.Module) -> nn.Module:

@@ -21,6 +21,19 @@ def not_reusable() -> pd.DataFrame:
     return pd.read_csv(next(filter(Path.exists, FOLDERS)) / "pspnet_not_reusable.csv", comment="#")
 
 
+def transfer() -> pd.DataFrame:
+    """The paper's table of Dice after transfer to ACDC segmentation, as printed.
+
+    Returns:
+        DataFrame[patients, row, label, source, frozen, class-0, class-1, class-2, class-3, mean, remark, recomputed]:
+        `mean` is printed, `recomputed` the mean of the four classes, background included.
+
+    Source: Wang et al. 2020, arXiv:2008.03411, section 3.1.
+    """
+    table = pd.read_csv(next(filter(Path.exists, FOLDERS)) / "transfer.csv", comment="#", keep_default_na=False)
+    return table.assign(recomputed=table.filter(like="class-").mean(axis=1))
+
+
 def reused_share(table: pd.DataFrame) -> pd.DataFrame:
     """How much of PSPNet is reused if all but the paper's list is, counted in two ways.
 

@@ -1,23 +1,73 @@
-"""What the chapters would train, and at what cost, before anything is trained."""
+"""What the chapters train: told in advance with its cost, or done at once, on all cores."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 
 from prr.errors import OptionError
-from prr.study import training
-from prr.study.experiment import Experiment, initial
+from prr.study import training, transfer
+from prr.study.experiment import READERS, Experiment, initial, together
 
-# what each chapter trains on ACDC for both tasks: (network, normalisation; None is the run's own)
+Job = tuple[Experiment, dict[str, Any]]  # an experiment, and arguments of its `model`
+
+# networks that a chapter trains on ACDC for both tasks: (network, normalisation; None is the run's own)
 CHAPTERS = {
     "01": (),
     "02": (("unet", None), ("pspnet", None), ("pspnet", "zscore"), ("pspnet", "unit")),
     "03": (("unet", None), ("unet", "zscore"), ("unet", "unit")),
     "04": (("unet", None), ("pspnet", None), ("pspnet", "zscore"), ("pspnet", "unit")),
+    "05": (("unet", None), ("pspnet", None)),
+    "06": (),
+    "07": (),  # reads what the others have made
 }
+
+
+def networks(run: Experiment, number: str) -> Iterator[Job]:
+    """The networks that a chapter needs, some of them perhaps twice."""
+    for network, normalisation in CHAPTERS[number]:
+        other = run if normalisation is None else run.variant(normalisation=normalisation)
+        for task in training.LOSSES:
+            yield other, {"network": network, "dataset": "acdc", "task": task}
+    if number == "05":
+        for seed in run.seeds:
+            for network, _ in CHAPTERS[number]:
+                for dataset in READERS:
+                    for task in training.LOSSES:
+                        yield run, {"network": network, "dataset": dataset, "task": task, "seed": seed}
+                few = run.profile.few_patients
+                yield run, {"network": network, "dataset": "acdc", "task": "segmentation", "seed": seed, "patients": few}
+    if number == "06":
+        for arguments in transfer.sources(run):
+            yield run, arguments
+
+
+def distinct(run: Experiment, numbers: Sequence[str]) -> list[Job]:
+    """The networks of some chapters, each once.
+
+    Raises:
+        OptionError: an unknown chapter.
+    """
+    numbers = [number.zfill(2) for number in numbers] or list(CHAPTERS)
+    if unknown := sorted(set(numbers) - set(CHAPTERS)):
+        raise OptionError(f"chapter {', '.join(unknown)}: expected some of {', '.join(CHAPTERS)}")
+    jobs = [job for number in numbers for job in networks(run, number)]
+    return list({repr(sorted(other.key(**arguments).items())): (other, arguments) for other, arguments in jobs}.values())
+
+
+def prepare(run: Experiment, *numbers: str) -> None:
+    """Train what some chapters need and the store does not have yet, several networks at a time.
+
+    Args:
+        run: the chapter's experiment.
+        numbers: of chapters, such as "03".
+
+    Raises:
+        OptionError: an unknown chapter.
+    """
+    together([(other, "model", arguments) for other, arguments in distinct(run, numbers)])
 
 
 def plan(profile: str, chapters: Sequence[str] = (), **parameters: Any) -> pd.DataFrame:
@@ -29,41 +79,35 @@ def plan(profile: str, chapters: Sequence[str] = (), **parameters: Any) -> pd.Da
         parameters: of `Experiment`.
 
     Returns:
-        DataFrame[network, dataset, task, start, seed, normalisation, stored, seconds, megabytes]. stored: it is in the
-        store, and takes no time; seconds: steps times the time of one step, measured now on two slices.
+        DataFrame[network, dataset, task, start, seed, patients, normalisation, stored, seconds, megabytes]. patients: of
+        the training part, 0 for all; stored: it is in the store, and takes no time; seconds: steps times the time of
+        one step, measured now on two slices, for one job at a time. The rows of the transfer experiment come on top.
 
     Raises:
         OptionError: an unknown chapter, profile or parameter.
     """
-    numbers = [number.zfill(2) for number in chapters] or list(CHAPTERS)
-    if unknown := sorted(set(numbers) - set(CHAPTERS)):
-        raise OptionError(f"chapter {', '.join(unknown)}: expected some of {', '.join(CHAPTERS)}")
     run = Experiment(profile, **parameters)
-    jobs = dict.fromkeys(
-        (network, normalisation or run.profile.normalisation)
-        for number in numbers
-        for network, normalisation in CHAPTERS[number]
-    )
-    rows = [
-        cost(run.variant(normalisation=normalisation), network, task)
-        for network, normalisation in jobs
-        for task in training.LOSSES
-    ]
-    columns = ["network", "dataset", "task", "start", "seed", "normalisation", "stored", "seconds", "megabytes"]
+    columns = ["network", "dataset", "task", "start", "seed", "patients", "normalisation"]
+    columns += ["stored", "seconds", "megabytes"]
+    each: dict[str, float] = {}
+    rows = [cost(other, arguments, each) for other, arguments in distinct(run, chapters)]
     return pd.DataFrame(rows, columns=columns)
 
 
-def cost(run: Experiment, network: str, task: str) -> dict[str, Any]:
-    """One row of `plan`."""
-    key = run.key(network, "acdc", task)
+def cost(run: Experiment, arguments: dict[str, Any], each: dict[str, float]) -> dict[str, Any]:
+    """One row of `plan`; `each` keeps the seconds per slice of a network that has been measured."""
+    key = run.key(**arguments)
+    network, scale = key["network"], run.profile
     # a random start stands in for ImageNet's, which would be downloaded
-    model = initial(network, key["width"], "shared", "acdc", task, run.seed).to(run.device)
+    model = initial(network, key["width"], "shared", "acdc", key["task"], run.seed).to(run.device)
     stored = run.store.path("networks", key).exists()
-    with run.threads():
-        each = 0 if stored else training.seconds_per_slice(model, run.profile.size)
+    if not stored and network not in each:
+        with run.threads():
+            each[network] = training.seconds_per_slice(model, scale.size)
+    seconds = 0 if stored else round(key["steps"] * key["batch_size"] * each[network])
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     return {
-        **{"network": network, "dataset": "acdc", "task": task, "start": key["start"], "seed": key["seed"]},
-        **{"normalisation": run.profile.normalisation, "stored": stored},
-        **{"seconds": round(key["steps"] * key["batch_size"] * each), "megabytes": round(size / 1e6, 1)},
+        **{"network": network, "dataset": key["data set"], "task": key["task"], "start": key["start"]},
+        **{"seed": key["seed"], "patients": key.get("patients", 0), "normalisation": scale.normalisation},
+        **{"stored": stored, "seconds": seconds, "megabytes": round(size / 1e6, 1)},
     }

@@ -11,7 +11,13 @@ from typing import Any
 from prr.errors import OptionError
 
 STARTS = ("independent", "shared", "imagenet")
-CHOICES = {"normalisation": ("zscore", "unit"), "unet_start": STARTS[:2], "pspnet_start": STARTS}
+CHOICES = {
+    "normalisation": ("zscore", "unit"),
+    "unet_start": STARTS[:2],
+    "pspnet_start": STARTS,
+    "transfer_network": ("pspnet", "unet", "both"),
+    "transfer_list": ("paper", "inferred", "both"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,11 @@ class Profile:
     batch_size: int
     learning_rate: float
     threads: int  # of a CPU job; other numbers give other last digits
+    seeds: int  # of the comparison of sources and of the transfer experiment: seed, seed + 1, ...
+    few_patients: int  # the smaller of the two labelled sets; the larger is all training patients
+    transfer_steps: int  # of the optimiser, the same for every row
+    transfer_network: str  # pspnet, as in the paper, unet or both
+    transfer_list: str  # which parameters are loaded: the paper's list, the one inferred from the sweep, or both
 
 
 _QUICK = Profile(
@@ -51,17 +62,23 @@ _QUICK = Profile(
     batch_size=24,
     learning_rate=2e-3,
     threads=1,  # on a busy machine two threads wait for each other and can take ten times as long
+    seeds=2,
+    few_patients=10,
+    transfer_steps=150,
+    transfer_network="pspnet",
+    transfer_list="paper",
 )
 
 PROFILES = {
     "smoke": dataclasses.replace(
         _QUICK, name="smoke", acdc_patients=4, t1_patients=7, rvsc_patients=2, size=48, spacing_mm=3.0,
-        unet_width=2, pspnet_width=4, steps=8, batch_size=8,
+        unet_width=2, pspnet_width=4, steps=8, batch_size=8, few_patients=1, transfer_steps=4,
     ),
     "quick": _QUICK,
     "paper": dataclasses.replace(
         _QUICK, name="paper", acdc_patients=100, t1_patients=210, rvsc_patients=32, size=128, spacing_mm=1.5,
-        unet_width=64, pspnet_width=64, steps=6000, batch_size=32, learning_rate=1e-3,
+        unet_width=64, pspnet_width=64, steps=6000, batch_size=32, learning_rate=1e-3, seeds=3, transfer_steps=3000,
+        transfer_network="both", transfer_list="both",
     ),
 }  # fmt: skip
 

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prr.data import Slices
-from prr.errors import DataError
+from prr.errors import DataError, MissingError
 
 Key = dict[str, Any]
 UNREADABLE = (SafetensorError, ValueError, KeyError, TypeError, OSError)  # what a broken file raises
@@ -108,8 +108,10 @@ def commit() -> str:
 class Store:
     """A folder of results. Every file is written whole or not at all, and two processes never make the same one."""
 
-    def __init__(self, folder: Path | str | None = None):
+    def __init__(self, folder: Path | str | None = None, make: bool = True):
+        """`make`: False only reads; what is not there raises MissingError."""
         self.folder = Path(folder) if folder else location()
+        self.make = make
 
     def path(self, folder: str, key: Key) -> Path:
         """Where the result of a key lies, made or not."""
@@ -122,6 +124,7 @@ class Store:
 
         Raises:
             DataError: the file in the store can't be read.
+            MissingError: it is not there, and this store only reads.
         """
 
         def write(path: Path) -> None:
@@ -159,6 +162,7 @@ class Store:
         self, path: Path, key: Key, write: Callable[[Path], None], read: Callable[[Path], tuple[Any, dict]]
     ) -> tuple[Any, dict]:
         if not path.exists():  # a store that is there may be read-only
+            self.check_make(path)
             self._make(path, write)
         try:
             result, record = read(path)
@@ -167,6 +171,11 @@ class Store:
             return result, record
         except UNREADABLE as error:
             raise DataError(f"{path}: expected a whole result, found {error}; delete the file, it is remade") from error
+
+    def check_make(self, path: Path) -> None:
+        """Refuse to make what is not there, if this store only reads."""
+        if not self.make:
+            raise MissingError(f"{path}: not computed yet; build the chapter that makes it")
 
     def _make(self, path: Path, write: Callable[[Path], None]) -> None:
         """Write a result beside its place and move it there, unless another process has done so meanwhile."""

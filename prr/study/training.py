@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from prr.data import Slices
+from prr.errors import NetworkError
 from prr.metrics import foreground_dice, nanmean
 from prr.reuse import predict
 
@@ -58,8 +59,12 @@ def fit(
     batch_size: int,
     learning_rate: float,
     seed: int,
+    progress: bool = True,
+    checkpoints: int = CHECKPOINTS,
 ) -> pd.DataFrame:
     """Train a network in place on `data.train`; Adam, cosine decay to 0. Repeatable on the same CPU and threads.
+
+    Parameters that are frozen (requires_grad False) stay as they are.
 
     Args:
         model: network, on the device where it is to be trained.
@@ -69,24 +74,32 @@ def fit(
         batch_size: slices per step.
         learning_rate: at the first step.
         seed: of the order of the slices and of the augmentation.
+        progress: show a bar on stderr.
+        checkpoints: about so many lines the history has; each costs a pass over the validation part.
 
     Returns:
         DataFrame[step, loss, validation]: mean training loss since the last line, and on the validation part the mean
         foreground Dice (segmentation) or the mean square error (auto-encoding).
+
+    Raises:
+        NetworkError: every parameter is frozen.
     """
     device = next(model.parameters()).device
     model.to(memory_format=torch.channels_last)
     part = data.train
     images, masks = part.images.to(device), part.masks.to(device)
-    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    free = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not free:
+        raise NetworkError(f"{type(model).__name__}: every parameter is frozen, nothing is left to train; free some")
+    optimiser = torch.optim.Adam(free, lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     augment = v2.RandomAffine(15, (0.05, 0.05), (0.9, 1.1), fill={tv_tensors.Image: float(images.min()), "others": 0})
     history, total = [], torch.zeros((), device=device)
-    every = max(steps // CHECKPOINTS, 1)
+    every = max(steps // checkpoints, 1)
     with torch.random.fork_rng():  # the transforms draw from the global generator
         torch.manual_seed(seed)
         batches = orders(len(images), batch_size, seed)
-        for step in tqdm(range(1, steps + 1), task, mininterval=1):
+        for step in tqdm(range(1, steps + 1), task, mininterval=1, disable=not progress):
             index = next(batches).to(device)
             image, mask = augment(tv_tensors.Image(images[index]), tv_tensors.Mask(masks[index]))
             total += advance(model, optimiser, LOSSES[task], image.as_subclass(Tensor), mask.as_subclass(Tensor).long())

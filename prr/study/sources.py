@@ -1,0 +1,355 @@
+"""Six networks of one architecture, three data sets by two tasks: how far apart they are, and which is nearest."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.metrics import silhouette_score
+from torch import nn
+
+from prr.distance import rmse
+from prr.errors import OptionError
+from prr.figures import Words
+from prr.layers import parameter_table
+
+if TYPE_CHECKING:
+    from prr.study.experiment import Experiment
+
+TARGET = "ACDC seg"  # the paper's A1
+SIX = {
+    f"{dataset.upper()} {short}": (dataset, task)
+    for dataset in ("acdc", "t1", "rvsc")
+    for short, task in (("seg", "segmentation"), ("auto", "auto-encoding"))
+}
+COUNTS = range(2, 7)  # of groups
+RUN, PAIR, LAYER = ["network", "seed"], ["first", "second"], ["kind", "layer", "name"]
+NUMBERS = ["rmse", "relative", "relative_second", "travelled_first", "travelled_second", "apart", "null"]
+
+
+def pairs(run: Experiment, network: str, seed: int | None = None, patients: int | None = None) -> pd.DataFrame:
+    """RMSE between every two of the six networks, and the null beside it; networks are trained if need be.
+
+    Args:
+        run: the experiment that has the networks.
+        network: unet or pspnet.
+        seed: None: the experiment's.
+        patients: of the target's training; None: all. The other five networks are trained on all of theirs.
+
+    Returns:
+        DataFrame[network, seed, first, second, kind, layer, name, ...] with the columns of `between`.
+
+    Raises:
+        OptionError: an unknown network, or more patients than there are.
+    """
+    seed = run.seed if seed is None else seed
+    models = {label: run.model(network, *each, seed=seed) for label, each in SIX.items()}
+    if patients is not None:
+        models[TARGET] = run.model(network, *SIX[TARGET], seed=seed, patients=patients)
+    starts = {label: run.start(network, *each, seed=seed) for label, each in SIX.items()}
+    table = between(models, starts, run.slices("acdc").images[:1].to(run.device))
+    table.insert(0, "network", network)
+    table.insert(1, "seed", seed)
+    return table
+
+
+def over_seeds(run: Experiment, network: str, patients: int | None = None) -> pd.DataFrame:
+    """`pairs` of all the experiment's seeds."""
+    return pd.concat([pairs(run, network, seed, patients) for seed in run.seeds], ignore_index=True)
+
+
+def between(models: dict[str, nn.Module], starts: dict[str, nn.Module], example: torch.Tensor) -> pd.DataFrame:
+    """RMSE between every two networks, layer by layer, beside how far each has come from its own start.
+
+    Args:
+        models: {label: trained network}; same layers and shapes.
+        starts: {label: the same network before training}.
+        example: input, (1, channels, h, w): layers that do not run on it are left out.
+
+    Returns:
+        DataFrame[first, second, kind, layer, name, rmse, relative, relative_second, travelled_first, travelled_second,
+        apart, null], kinds W and B. relative: rmse over the rms of the first's weights; relative_second: of the
+        second's; travelled: RMSE of a network from its own start; apart: RMSE between the two starts; null =
+        sqrt(apart^2 + travelled_first^2 + travelled_second^2): the RMSE of two that moved in unrelated directions.
+
+    Raises:
+        NetworkError: networks that do not match, NaN or infinite weights.
+    """
+    table = parameter_table(next(iter(models.values())), example)
+    live = table.loc[table["live"] & table["kind"].isin(["W", "B"]), LAYER]
+    travelled = {label: rmse(starts[label], model)["rmse"] for label, model in models.items()}
+    parts = []
+    for first, second in itertools.combinations(models, 2):
+        there, back = rmse(models[first], models[second]), rmse(models[second], models[first])
+        apart = rmse(starts[first], starts[second])["rmse"]
+        squares = apart**2 + travelled[first] ** 2 + travelled[second] ** 2
+        part = there.assign(
+            first=first, second=second, relative_second=back["relative"], travelled_first=travelled[first],
+            travelled_second=travelled[second], apart=apart, null=squares**0.5,
+        )  # fmt: skip
+        parts.append(live.merge(part, on=LAYER)[[*PAIR, *LAYER, *NUMBERS]])
+    return pd.concat(parts, ignore_index=True)
+
+
+def ranking(pairs: pd.DataFrame) -> pd.DataFrame:
+    """The five sources against ACDC segmentation, nearest first.
+
+    Args:
+        pairs: from `pairs` or `over_seeds`.
+
+    Returns:
+        DataFrame[network, seed, source, rmse, relative, null, travelled, rank]: means over the kernels W; travelled:
+        the source's own way from its start; rank 1 has the smallest relative RMSE.
+    """
+    ours = pairs[(pairs["first"] == TARGET) & (pairs["kind"] == "W")]
+    ours = ours.rename(columns={"second": "source", "travelled_second": "travelled"})
+    table = ours.groupby([*RUN, "source"])[["rmse", "relative", "null", "travelled"]].mean().reset_index()
+    table["rank"] = table.groupby(RUN)["relative"].rank(method="min").astype(int)
+    return table.sort_values([*RUN, "rank"], ignore_index=True)
+
+
+def ratios(pairs: pd.DataFrame) -> pd.DataFrame:
+    """DataFrame[network, seed, first, second, rmse, null, ratio], means over W: ratio 1 says unrelated directions.
+
+    Below 1 the two have moved alike, above 1 apart. `ratio` is the mean over layers of rmse / null.
+    """
+    kernels = pairs[pairs["kind"] == "W"].assign(ratio=lambda table: table["rmse"] / table["null"])
+    return kernels.groupby([*RUN, *PAIR], sort=False)[["rmse", "null", "ratio"]].mean().reset_index()
+
+
+def travel(pairs: pd.DataFrame) -> pd.DataFrame:
+    """How much of an order by RMSE is only the order by the way that each network has gone.
+
+    Args:
+        pairs: from `pairs` or `over_seeds`.
+
+    Returns:
+        DataFrame[network, seed, over, count, correlation, ratio_low, ratio_high]: Spearman's correlation of rmse with
+        null over the five sources of ACDC segmentation, and over all pairs; smallest and largest ratio of the two.
+    """
+    table, rows = ratios(pairs), []
+    for run, part in table.groupby(RUN):
+        for over, some in (("sources", part[part["first"] == TARGET]), ("pairs", part)):
+            correlation = stats.spearmanr(some["rmse"], some["null"]).statistic
+            rows.append((*run, over, len(some), correlation, some["ratio"].min(), some["ratio"].max()))
+    return pd.DataFrame(rows, columns=[*RUN, "over", "count", "correlation", "ratio_low", "ratio_high"])
+
+
+def matrix(pairs: pd.DataFrame, network: str) -> pd.DataFrame:
+    """Mean relative RMSE of every two networks, the same both ways: over the root of the product of both rms.
+
+    Args:
+        pairs: from `pairs` or `over_seeds`; means over W and over seeds.
+        network: unet or pspnet.
+
+    Returns:
+        DataFrame with the six labels as index and columns, 0 on the diagonal.
+    """
+    kernels = pairs[(pairs["network"] == network) & (pairs["kind"] == "W")]
+    value = np.sqrt(kernels["relative"] * kernels["relative_second"])  # the geometric mean of both relatives
+    means = value.groupby([kernels["first"], kernels["second"]]).mean()
+    labels = list(dict.fromkeys([*kernels["first"], *kernels["second"]]))
+    upper = means.unstack().reindex(index=labels, columns=labels).fillna(0)
+    return (upper + upper.T).rename_axis(index=None, columns=None)
+
+
+def stability(ranking: pd.DataFrame) -> pd.DataFrame:
+    """Each source over the seeds.
+
+    Args:
+        ranking: from `ranking`.
+
+    Returns:
+        DataFrame[network, source, relative, low, high, best, worst, seeds]: mean relative RMSE with its 95 % t interval
+        over seeds (NaN with one seed), best and worst rank.
+    """
+    table = ranking.groupby(["network", "source"]).agg(
+        relative=("relative", "mean"), error=("relative", "sem"), best=("rank", "min"), worst=("rank", "max"),
+        seeds=("seed", "nunique"),
+    )  # fmt: skip
+    half = stats.t.ppf(0.975, (table["seeds"] - 1).where(table["seeds"] > 1)) * table["error"]
+    table = table.assign(low=table["relative"] - half, high=table["relative"] + half).reset_index()
+    columns = ["network", "source", "relative", "low", "high", "best", "worst", "seeds"]
+    return table[columns].sort_values(["network", "relative"], ignore_index=True)
+
+
+def agreement(ranking: pd.DataFrame) -> pd.DataFrame:
+    """DataFrame[network, seed, other, tau]: Kendall's tau of the orders of every two seeds; empty with one seed."""
+    rows = []
+    for network, part in ranking.groupby("network"):
+        wide = part.pivot(index="source", columns="seed", values="relative")
+        for seed, other in itertools.combinations(wide, 2):
+            rows.append((network, seed, other, stats.kendalltau(wide[seed], wide[other]).statistic))
+    return pd.DataFrame(rows, columns=["network", "seed", "other", "tau"])
+
+
+def few(run: Experiment, network: str) -> pd.DataFrame:
+    """`ranking` against a target that was trained on the profile's few patients, from the same start.
+
+    Returns:
+        DataFrame[network, seed, source, rmse, relative, null, travelled, rank, patients].
+    """
+    patients = run.profile.few_patients
+    return ranking(over_seeds(run, network, patients)).assign(patients=patients)
+
+
+def beside(full: pd.DataFrame, few: pd.DataFrame) -> pd.DataFrame:
+    """DataFrame[network, seed, source, relative_full, rank_full, relative_few, rank_few]: two of `ranking`, joined."""
+    columns = [*RUN, "source", "relative", "rank"]
+    return full[columns].merge(few[columns], on=[*RUN, "source"], suffixes=("_full", "_few"), validate="1:1")
+
+
+# ---------------------------------------------------------------------- groups
+
+
+def groups(pairs: pd.DataFrame, network: str) -> pd.DataFrame:
+    """Into how many groups the curves of RMSE over layers fall.
+
+    Args:
+        pairs: from `pairs` or `over_seeds`; log RMSE of W, mean over seeds, clustered by average linkage.
+        network: unet or pspnet.
+
+    Returns:
+        DataFrame[groups, silhouette] for 2 to 6 groups: silhouette near 1 is well apart, near 0 no groups at all. One
+        group has no silhouette, so a best number of groups is found in any case: look at its silhouette.
+    """
+    curves = _curves(pairs, network)
+    counts = [count for count in COUNTS if count < len(curves)]
+    scores = [silhouette_score(curves, _labels(curves, count)) for count in counts]
+    return pd.DataFrame({"groups": counts, "silhouette": scores})
+
+
+def members(pairs: pd.DataFrame, network: str, count: int | None = None) -> pd.DataFrame:
+    """Which pair falls into which group.
+
+    Args:
+        pairs: see `groups`.
+        network: unet or pspnet.
+        count: of groups; None: the one with the largest silhouette.
+
+    Returns:
+        DataFrame[first, second, group, rmse]: group 1 has the smallest RMSE; rmse: geometric mean over W and seeds.
+
+    Raises:
+        OptionError: more groups than curves.
+    """
+    curves = _curves(pairs, network)
+    if count is None:
+        found = groups(pairs, network)
+        count = int(found.loc[found["silhouette"].idxmax(), "groups"])
+    if not 1 <= count <= len(curves):
+        raise OptionError(f"count={count}: expected 1 to {len(curves)} groups, as many as there are curves at most")
+    table = pd.DataFrame({"group": _labels(curves, count), "rmse": np.exp(curves.mean(axis=1))}).reset_index()
+    table["group"] = table.groupby("group")["rmse"].transform("mean").rank(method="dense").astype(int)
+    return table.sort_values(["group", "rmse"], ignore_index=True)
+
+
+def _curves(pairs: pd.DataFrame, network: str) -> pd.DataFrame:
+    """A row per pair: log RMSE of each kernel, mean over seeds."""
+    kernels = pairs[(pairs["network"] == network) & (pairs["kind"] == "W")]
+    log = np.log(kernels["rmse"].clip(lower=1e-12))  # two kernels that are the same
+    return kernels.assign(log=log).pivot_table(index=PAIR, columns="layer", values="log", sort=False)
+
+
+def _labels(curves: pd.DataFrame, count: int) -> np.ndarray:
+    return AgglomerativeClustering(count, linkage="average").fit_predict(curves.to_numpy())
+
+
+# ------------------------------------------------------------------- relations
+
+
+def relation(first: str, second: str) -> str:
+    """What two of the six networks have in common: the paper's A, B and C."""
+    (data, task), (other_data, other_task) = SIX[first], SIX[second]
+    if data == other_data:
+        return "A: same data, other task"
+    return "C: other data, same task" if task == other_task else "B: other data, other task"
+
+
+def relations(pairs: pd.DataFrame) -> pd.DataFrame:
+    """DataFrame[network, relation, pair, seed, rmse]: mean RMSE over W of each pair, by what the two have in common."""
+    table = ratios(pairs)
+    names = table[PAIR].agg(" - ".join, axis=1)
+    kinds = [relation(*each) for each in table[PAIR].itertuples(index=False)]
+    table = table.assign(relation=kinds, pair=names)[["network", "relation", "pair", "seed", "rmse"]]
+    return table.sort_values(["network", "relation", "pair", "seed"], ignore_index=True)
+
+
+def ranges(relations: pd.DataFrame) -> pd.DataFrame:
+    """The paper's "the magnitude of RMSE is uncertain": do the ranges of the relations overlap?
+
+    Args:
+        relations: from `relations`.
+
+    Returns:
+        DataFrame[network, relation, low, high, overlaps]: smallest and largest RMSE over pairs and seeds; overlaps:
+        letters of the other relations whose range meets this one.
+    """
+    table = relations.groupby(["network", "relation"])["rmse"].agg(low="min", high="max").reset_index()
+    table["overlaps"] = [
+        "".join(
+            other.relation[0]
+            for other in table[table["network"] == row.network].itertuples()
+            if other.relation != row.relation and other.low <= row.high and row.low <= other.high
+        )
+        for row in table.itertuples()
+    ]
+    return table
+
+
+# ----------------------------------------------------------------------- words
+
+
+def in_words(pairs: pd.DataFrame, few: pd.DataFrame) -> Words:
+    """What the tables of this chapter say, a paragraph per network.
+
+    Args:
+        pairs: from `over_seeds`, of one or more networks.
+        few: from `few`, of the same networks.
+    """
+    return Words("\n".join(_sentence(part, few[few["network"] == name]) for name, part in pairs.groupby("network")))
+
+
+def _sentence(pairs: pd.DataFrame, few: pd.DataFrame) -> str:
+    order = ranking(pairs)
+    table, taus, way = stability(order), agreement(order), travel(pairs)
+    name, near, far = table["network"][0], table.iloc[0], table.iloc[-1]
+    found = groups(pairs, name)
+    best = found.loc[found["silhouette"].idxmax()]
+    meets = "ranges of the relations A, B and C " + (
+        "all overlap" if (ranges(relations(pairs))["overlaps"].str.len() == 2).all() else "do not all overlap"
+    )
+    both = beside(order, few)
+    same = (both.loc[both["rank_full"] == 1, "rank_few"] == 1).sum()
+    seeds = near["seeds"]
+    sources = way.loc[way["over"] == "sources", "correlation"]
+    words = [
+        f"- **{name}**: nearest to {TARGET} is {near['source']}, {_range(near)}, ranked {_ranks(near)}",
+        f"farthest is {far['source']}, {_range(far)}, ranked {_ranks(far)}",
+        f"orders of two seeds agree with Kendall's tau {_span(taus['tau'])}" if len(taus) else "one seed: no interval",
+        f"RMSE follows its null with a rank correlation of {_span(sources)} over the sources",
+        f"the ratio of the two is {way['ratio_low'].min():.2f} to {way['ratio_high'].max():.2f} over all pairs",
+        f"the curves fall best into {best['groups']:.0f} groups, silhouette {best['silhouette']:.2f}",
+        meets,
+        f"the few patients name the same nearest source in {same} of {seeds} seeds",
+    ]
+    return "; ".join(words) + "."
+
+
+def _range(row: pd.Series) -> str:
+    interval = "" if np.isnan(row["low"]) else f" (95 % interval {row['low']:.3g} to {row['high']:.3g})"
+    return f"at a relative RMSE of {row['relative']:.3g}{interval}"
+
+
+def _ranks(row: pd.Series) -> str:
+    return f"{row['best']}" if row["best"] == row["worst"] else f"{row['best']} to {row['worst']}"
+
+
+def _span(values: pd.Series) -> str:
+    low, high = f"{values.min():.2f}", f"{values.max():.2f}"
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,279 @@
+"""Sources of hand-made tables and tiny networks: Pythagoras, ranks, groups and ranges worked out by hand."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.cluster.hierarchy import fcluster, linkage
+from torch import nn
+
+from prr.errors import OptionError
+from prr.study import Experiment, sources
+from prr.study.sources import SIX, TARGET
+
+LABELS = list(SIX)
+
+
+class Tiny(nn.Module):
+    """Two convolutions that run and one that does not; all weights 1, no surprises."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.dead = nn.Conv2d(1, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        for value in self.parameters():
+            nn.init.ones_(value)
+
+    def forward(self, x):
+        return self.two(self.one(x))
+
+
+def moved(places, step=1.0):
+    """A Tiny whose kernels were moved by `step` at those output channels."""
+    model = Tiny()
+    with torch.no_grad():
+        for layer in (model.one, model.two):
+            layer.weight[list(places)] += step
+    return model
+
+
+def between(models, starts=None):
+    return sources.between(models, starts or {label: Tiny() for label in models}, torch.zeros(1, 1, 4, 4))
+
+
+def table(values, network="pspnet", seed=0, layers=4):
+    """Pairs whose RMSE of W is a constant over layers: {(first, second): rmse}; the null is 2, rms of the second 2."""
+    rows = [
+        (network, seed, *pair, "W", layer, f"conv{layer}", value, value, value / 2, 0.5, 0.25, 0.0, 2.0)
+        for pair, value in values.items()
+        for layer in range(1, layers + 1)
+    ]
+    return pd.DataFrame(rows, columns=["network", "seed", "first", "second", *sources.LAYER, *sources.NUMBERS])
+
+
+def all_pairs(value):
+    """{pair: value(its number)} for the 15 pairs."""
+    return {pair: value(number) for number, pair in enumerate(itertools.combinations(LABELS, 2))}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    given = {"store": tmp_path_factory.mktemp("store"), "device": "cpu", "progress": False}
+    return Experiment("smoke", **given, steps=1, seeds=1, acdc_patients=4, pspnet_start="shared")
+
+
+# --------------------------------------------------------------------- between
+
+
+def test_unrelated_directions_give_the_null_exactly_and_related_ones_do_not():
+    found = between({"a": moved([0, 1]), "b": moved([2, 3, 4]), "c": moved([0, 1])})
+    kernels = found[found["kind"] == "W"].set_index(["first", "second"])
+    np.testing.assert_allclose(kernels.loc[("a", "b"), "rmse"], (5 / 8) ** 0.5)
+    np.testing.assert_allclose(kernels.loc[("a", "b"), "null"], (5 / 8) ** 0.5)
+    travelled = kernels.loc[("a", "b"), ["travelled_first", "travelled_second"]]
+    np.testing.assert_allclose(travelled, [[0.5, (3 / 8) ** 0.5]] * 2)
+    np.testing.assert_allclose(kernels.loc[("a", "c"), "rmse"], 0)
+    np.testing.assert_allclose(kernels.loc[("a", "c"), "null"], 0.5**0.5)
+
+
+def test_opposite_directions_are_farther_apart_than_the_null():
+    found = between({"a": moved([0]), "b": moved([0], -1)}).query("kind == 'W'")
+    np.testing.assert_allclose(found["rmse"] / found["null"], 2**0.5)
+
+
+def test_starts_that_are_apart_are_part_of_the_null():
+    starts = {"a": Tiny(), "b": moved([7], 3.0)}
+    models = {"a": moved([0]), "b": moved([7], 3.0)}
+    with torch.no_grad():
+        for layer in (models["b"].one, models["b"].two):
+            layer.weight[1] += 1
+    found = between(models, starts).query("kind == 'W'")
+    np.testing.assert_allclose(found["apart"], (9 / 8) ** 0.5)
+    np.testing.assert_allclose(found["null"], (11 / 8) ** 0.5)
+    np.testing.assert_allclose(found["rmse"], (11 / 8) ** 0.5)
+
+
+def test_relative_is_to_the_first_and_to_the_second():
+    found = between({"a": Tiny(), "b": moved(range(8), 3.0)}).query("kind == 'W'")
+    assert found["relative"].tolist() == [3, 3]
+    assert found["relative_second"].tolist() == [0.75, 0.75]
+
+
+def test_layers_that_do_not_run_are_left_out():
+    found = between({"a": Tiny(), "b": moved([0])})
+    found = set(found[["kind", "name"]].itertuples(index=False, name=None))
+    assert found == {("B", "one"), ("B", "two"), ("W", "one"), ("W", "two")}
+
+
+# ----------------------------------------------------------------- the networks
+
+
+@pytest.mark.parametrize(("network", "shared"), [("pspnet", True), ("unet", False)])
+def test_six_networks_make_fifteen_pairs_against_their_own_starts(run, network, shared):
+    found = sources.pairs(run, network)
+    names = list(dict.fromkeys(found[["first", "second"]].itertuples(index=False, name=None)))
+    assert names == list(itertools.combinations(LABELS, 2))
+    assert set(found["kind"]) == {"W", "B"}
+    assert set(found["seed"]) == {0}
+    assert set(found["network"]) == {network}
+    kernels = found[found["kind"] == "W"]
+    assert (kernels["apart"] == 0).mean() == pytest.approx(1 if shared else 0, abs=0.1)
+    assert (kernels[["travelled_first", "travelled_second"]] > 0).all(axis=None)
+    first = kernels.iloc[0]
+    ours, theirs = (dict(run.model(network, *SIX[each]).named_modules())[first["name"]] for each in LABELS[:2])
+    assert first["rmse"] == pytest.approx(((ours.weight - theirs.weight) ** 2).mean().sqrt().item(), rel=1e-5)
+
+
+def test_few_patients_change_the_target_alone(run):
+    full, few = sources.pairs(run, "pspnet"), sources.pairs(run, "pspnet", patients=1)
+    same = full["first"] != TARGET
+    pd.testing.assert_frame_equal(full[same], few[same])
+    assert (full.loc[~same, "travelled_first"] != few.loc[~same, "travelled_first"]).any()
+    assert (sources.few(run, "pspnet")["patients"] == run.profile.few_patients).all()
+
+
+# --------------------------------------------------------------------- ranking
+
+
+def test_the_nearest_source_has_rank_1():
+    values = dict(zip(((TARGET, label) for label in LABELS[1:]), [0.3, 0.1, 0.5, 0.2, 0.4], strict=True))
+    found = sources.ranking(table(values | {("T1 seg", "T1 auto"): 0.01}))
+    assert dict(zip(found["source"], found["rank"], strict=True)) == {
+        "T1 seg": 1, "RVSC seg": 2, "ACDC auto": 3, "RVSC auto": 4, "T1 auto": 5,
+    }  # fmt: skip
+    assert found["rank"].tolist() == [1, 2, 3, 4, 5]
+    assert found["travelled"].tolist() == [0.25] * 5
+
+
+def test_biases_have_no_say_in_the_ranking():
+    kernels = table({(TARGET, "T1 seg"): 1.0, (TARGET, "T1 auto"): 2.0})
+    biases = table({(TARGET, "T1 seg"): 9.0, (TARGET, "T1 auto"): 0.0}).assign(kind="B")
+    assert sources.ranking(pd.concat([kernels, biases]))["relative"].tolist() == [1, 2]
+
+
+def test_stability_is_a_t_interval_over_seeds():
+    values = [{(TARGET, "T1 seg"): value, (TARGET, "T1 auto"): 2.5} for value in (1, 2, 3)]
+    seeds = [table(value, seed=seed) for seed, value in enumerate(values)]
+    found = sources.stability(sources.ranking(pd.concat(seeds))).set_index("source").loc["T1 seg"]
+    half = 4.302653 / 3**0.5  # t of 2 degrees of freedom at 97.5 %; standard deviation 1
+    assert (found["low"], found["relative"], found["high"]) == pytest.approx((2 - half, 2, 2 + half), abs=1e-5)
+    assert (found["best"], found["worst"], found["seeds"]) == (1, 2, 3)
+
+
+def test_one_seed_has_no_interval_and_no_agreement():
+    order = sources.ranking(table({(TARGET, "T1 seg"): 1.0, (TARGET, "T1 auto"): 2.0}))
+    assert sources.stability(order)[["low", "high"]].isna().all(axis=None)
+    assert sources.agreement(order).empty
+
+
+def test_agreement_counts_pairs_in_order():
+    def order(seed, values):
+        return table(dict(zip(((TARGET, label) for label in LABELS[1:]), values, strict=True)), seed=seed)
+
+    found = sources.agreement(
+        sources.ranking(pd.concat([order(0, [1, 2, 3, 4, 5]), order(1, [2, 1, 3, 4, 5]), order(2, [5, 4, 3, 2, 1])]))
+    )
+    assert found["tau"].tolist() == pytest.approx([0.8, -1, -0.8])  # one swap of ten pairs; reversed; both
+
+
+def test_the_order_by_few_patients_stands_beside_the_full_one():
+    full = sources.ranking(table({(TARGET, "T1 seg"): 1.0, (TARGET, "T1 auto"): 2.0}))
+    few = sources.ranking(table({(TARGET, "T1 seg"): 2.0, (TARGET, "T1 auto"): 1.0}))
+    found = sources.beside(full, few).set_index("source")
+    assert found.loc["T1 seg", ["rank_full", "rank_few"]].tolist() == [1, 2]
+    assert found.loc["T1 auto", ["relative_full", "relative_few"]].tolist() == [2, 1]
+
+
+# ------------------------------------------------------------- travel and matrix
+
+
+def test_rmse_that_is_all_travel_follows_its_null():
+    pairs = table(all_pairs(lambda number: 1.0 + number))
+    told = sources.travel(pairs.assign(null=2 * pairs["rmse"]))
+    assert told["correlation"].tolist() == pytest.approx([1, 1])
+    assert told[["ratio_low", "ratio_high"]].to_numpy() == pytest.approx(0.5)
+    assert dict(zip(told["over"], told["count"], strict=True)) == {"sources": 5, "pairs": 15}
+    assert sources.travel(pairs.assign(null=20 - pairs["rmse"]))["correlation"].tolist() == pytest.approx([-1, -1])
+
+
+def test_the_matrix_is_symmetric_with_a_zero_diagonal():
+    pairs = table(all_pairs(lambda number: 1.0 + number))
+    other = pairs.assign(network="unet", rmse=0.0, relative=0.0)
+    found = sources.matrix(pd.concat([pairs, other]), "pspnet")
+    assert list(found.index) == list(found.columns) == LABELS
+    assert (np.diag(found) == 0).all()
+    np.testing.assert_array_equal(found, found.T)
+    assert found.loc["ACDC seg", "ACDC auto"] == pytest.approx(0.5**0.5)  # of the relatives 1 and 1/2
+    assert found.loc["RVSC auto", "RVSC seg"] == pytest.approx(15 * 0.5**0.5)
+
+
+# ---------------------------------------------------------------------- groups
+
+
+def test_two_clear_groups_are_found_and_numbered_from_the_smallest():
+    pairs = table({pair: (5.0 if "T1 seg" in pair else 0.5) * (1 + n / 100) for pair, n in all_pairs(int).items()})
+    found = sources.groups(pairs, "pspnet").set_index("groups")["silhouette"]
+    assert found.index.tolist() == [2, 3, 4, 5, 6]
+    assert found.idxmax() == 2
+    assert found[2] > 0.9
+    told = sources.members(pairs, "pspnet")
+    assert all((row.group == 2) == ("T1 seg" in (row.first, row.second)) for row in told.itertuples())
+    assert told["group"].value_counts().to_dict() == {1: 10, 2: 5}
+
+
+def test_groups_agree_with_scipy():
+    random = np.random.default_rng(0)
+    pairs = table(all_pairs(lambda number: 1.0))
+    pairs["rmse"] = random.lognormal(size=len(pairs))
+    curves = np.log(pairs["rmse"].to_numpy().reshape(15, -1))
+    theirs = fcluster(linkage(curves, "average"), 4, "maxclust")
+    names = [*all_pairs(int)]
+    ours = sources.members(pairs, "pspnet", 4).set_index(["first", "second"])["group"].loc[names].to_numpy()
+    np.testing.assert_array_equal(ours[:, None] == ours, theirs[:, None] == theirs)
+
+
+def test_too_many_groups_are_refused():
+    with pytest.raises(OptionError, match="count=16: expected 1 to 15"):
+        sources.members(table(all_pairs(lambda number: 1.0 + number)), "pspnet", 16)
+
+
+# ------------------------------------------------------------------- relations
+
+
+def test_the_papers_three_relations_share_out_the_fifteen_pairs():
+    found = [sources.relation(*pair)[0] for pair in itertools.combinations(LABELS, 2)]
+    assert {letter: found.count(letter) for letter in "ABC"} == {"A": 3, "B": 6, "C": 6}
+    assert sources.relation("ACDC seg", "T1 seg") == "C: other data, same task"
+    assert sources.relation("T1 auto", "T1 seg") == "A: same data, other task"
+
+
+def test_ranges_overlap_where_they_meet_and_not_where_they_are_apart():
+    def ranges(low):
+        value = {"A": 1.0, "B": 2.0, "C": low}
+        values = {pair: value[sources.relation(*pair)[0]] * (1 + n / 10) for pair, n in all_pairs(int).items()}
+        found = sources.ranges(sources.relations(table(values)))
+        return dict(zip(found["relation"].str[0], found["overlaps"], strict=True))
+
+    assert ranges(10.0) == {"A": "B", "B": "A", "C": ""}
+    assert ranges(2.0) == {"A": "BC", "B": "AC", "C": "AB"}
+
+
+def test_ranges_of_one_network_do_not_meet_those_of_another():
+    pairs = table({("ACDC seg", "ACDC auto"): 1.0}), table({("ACDC seg", "T1 seg"): 1.0}, network="unet")
+    assert sources.ranges(sources.relations(pd.concat(pairs)))["overlaps"].tolist() == ["", ""]
+
+
+# ----------------------------------------------------------------------- words
+
+
+def test_words_name_the_nearest_and_the_farthest():
+    pairs = pd.concat([table(all_pairs(lambda number: 1.0 + number), seed=seed) for seed in (0, 1)])
+    pairs["null"] = pairs["rmse"]
+    said = sources.in_words(pairs, sources.ranking(pairs))
+    for words in ("nearest to ACDC seg is ACDC auto", "farthest is RVSC auto", "Kendall's tau 1.00", "in 2 of 2 seeds"):
+        assert words in said
+    one = pairs[pairs["seed"] == 0]
+    said = sources.in_words(one, sources.ranking(one))
+    assert "no interval" in said
+    assert "95 %" not in said
