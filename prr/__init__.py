@@ -6,19 +6,24 @@ The method lives in this package's root files and knows no data set and no paper
 
 from prr.bn import shift_scale
 from prr.distance import rmse
-from prr.errors import BookError, DataError, NetworkError, OptionError, PrrError
+from prr.errors import BookError, DataError, MissingError, NetworkError, OptionError, PrrError
 from prr.layers import parameter_table
 from prr.metrics import dice
-from prr.reuse import sweep, transplant
+from prr.reuse import apply_plan, sweep, transplant
+from prr.verdict import Verdict, judge
 
 __version__ = "0.1.0"
 __all__ = [
     "BookError",
     "DataError",
+    "MissingError",
     "NetworkError",
     "OptionError",
     "PrrError",
+    "Verdict",
+    "apply_plan",
     "dice",
+    "judge",
     "parameter_table",
     "rmse",
     "shift_scale",

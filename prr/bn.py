@@ -149,3 +149,34 @@ def output_of(model: nn.Module, name: str, images: Tensor) -> np.ndarray:
     if not seen:
         raise NetworkError(f"{name}: a forward pass in eval mode never calls it; choose a live layer")
     return seen[0].float().cpu().numpy()
+
+
+def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 32) -> nn.Module:
+    """Estimate the running statistics of all batch norms anew; no label is needed, and no gradient is taken.
+
+    Args:
+        model: any network; not changed.
+        images: (n, ...) as the network takes them; every batch norm has to see more than one value per channel.
+        batch_size: images per forward pass, at most; the passes are of equal size.
+
+    Returns:
+        A copy in eval mode. RM and RV are means over passes of the batch's mean and (unbiased) variance. A batch norm
+        that no pass calls, or that is frozen, keeps its own.
+
+    Raises:
+        NetworkError: whatever the network says of the images, one value per channel among it.
+    """
+    probe = copy.deepcopy(model).eval()
+    norms = [each for each in probe.modules() if isinstance(each, FAMILIES[1]) and each.running_mean is not None]
+    before = [(norm.momentum, norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative: every pass counts the same
+        norm.train()
+    for batch in images.tensor_split(-(-len(images) // batch_size)):
+        forward(probe, batch.to(norms[0].running_mean.device) if norms else batch)
+    for norm, (momentum, mean, variance) in zip(norms, before, strict=True):
+        norm.momentum = momentum
+        if not norm.num_batches_tracked:
+            norm.running_mean, norm.running_var = mean, variance
+    return probe.eval()

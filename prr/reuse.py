@@ -1,9 +1,10 @@
-"""Put parameters of one network into another, layer by layer, and see what it costs: the paper's experiment."""
+"""Put parameters of one network into another, layer by layer or by a plan, and see what it costs."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -12,12 +13,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from prr.bn import recalibrate
 from prr.errors import DataError, NetworkError, OptionError
-from prr.layers import ALL, check_kinds, comparable, replace, replaced, tensor
+from prr.layers import ALL, KINDS, check_kinds, comparable, replace, replaced, tensor
 from prr.metrics import drop_interval, foreground_dice, nanmean
 
 # Goes into every stored sweep's key: raise it when a change here or in metrics.py changes what a sweep gives.
 RECIPE = 1
+# What a plan does with a parameter: take it from the source and freeze it; take it and train on; keep the model's own
+# and estimate it anew on the target's images (RM, RV); keep the model's own and train.
+ACTIONS = ("reuse", "fine-tune", "recalibrate", "retrain")
 
 
 class Data(Protocol):
@@ -118,6 +123,125 @@ def sweep(
     low, high = drop_interval(before, after)
     reached = nanmean(after)
     return rows[["kind", "layer", "name"]].assign(score=reached, drop=nanmean(before) - reached, low=low, high=high)
+
+
+def joint(
+    target: nn.Module,
+    source: nn.Module,
+    data: Data,
+    pairs: pd.DataFrame,
+    *,
+    recalibrated: bool = False,
+    score: Score | None = None,
+    batch_size: int = 32,
+) -> dict[str, float]:
+    """Score the target with many parameters taken from the source at once: those that pass alone may fail together.
+
+    Args:
+        target: network that is judged; not changed.
+        source: where the parameters come from.
+        data: exactly the data that is scored.
+        pairs: DataFrame[kind, name], what is taken.
+        recalibrated: estimate all running statistics anew on `data.images` before scoring. No label is used, but the
+            images are those that are scored.
+        score: see `sweep`.
+        batch_size: slices per forward pass.
+
+    Returns:
+        {score, drop, low, high}, as a row of `sweep`.
+
+    Raises:
+        OptionError, NetworkError, DataError: as `sweep` and `apply_plan`.
+    """
+    check_data(data)
+    score = score or foreground_dice
+    model = apply_plan(target, source, pairs.assign(action="fine-tune")).eval()
+    if recalibrated:
+        model = recalibrate(model, data.images, batch_size)
+    before = values(copy.deepcopy(target).eval(), data, score, batch_size)
+    after = values(model, data, score, batch_size)
+    low, high = drop_interval(before, after[None])
+    drop = nanmean(before) - nanmean(after)
+    return {"score": float(nanmean(after)), "drop": float(drop), "low": float(low[0]), "high": float(high[0])}
+
+
+def apply_plan(model: nn.Module, source: nn.Module, plan: pd.DataFrame) -> nn.Module:
+    """Load and freeze parameters as planned, tensor by tensor, ready for training in a loop of the reader's own.
+
+    A frozen W, B, RW or RB takes no gradient: give an optimiser the others. A frozen RM or RV is never written, whatever
+    the mode. In training a batch norm normalises by its batch's statistics unless *both* of its buffers are frozen: then
+    it normalises by them, as in eval mode.
+
+    Args:
+        model: network that receives; not changed.
+        source: network that gives; same layers and shapes.
+        plan: DataFrame[kind, name, action] with actions reuse (taken from the source, frozen), fine-tune (taken, trained
+            on), recalibrate (RM, RV: the model's own, estimated anew by training or by `prr.bn.recalibrate`) and retrain
+            (the model's own). What the plan does not name is retrained.
+
+    Returns:
+        A copy of the model with parameters loaded and frozen.
+
+    Raises:
+        OptionError: a missing column, an unknown kind or action, a parameter named twice, or recalibrate for another
+            kind than RM and RV.
+        NetworkError: a parameter that the networks do not have, networks that do not match, NaN or infinite values.
+    """
+    check_plan(plan)
+    comparable(model, source)
+    model = copy.deepcopy(model)
+    for kind, name in plan.loc[plan["action"].isin(["reuse", "fine-tune"]), ["kind", "name"]].itertuples(index=False):
+        replace(model, source, kind, name)
+    frozen = plan[plan["action"] == "reuse"]
+    for kind, name in frozen[["kind", "name"]].itertuples(index=False):
+        if isinstance(value := tensor(model, kind, name), nn.Parameter):
+            value.requires_grad_(False)
+    buffers = frozen[frozen["kind"].isin(["RM", "RV"])]
+    for name, kinds in buffers.groupby("name")["kind"]:
+        hold(model.get_submodule(name), [KINDS[kind][1] for kind in kinds])
+    return model
+
+
+def check_plan(plan: pd.DataFrame) -> None:
+    """Refuse a plan that says nothing clear.
+
+    Raises:
+        OptionError: see `apply_plan`.
+    """
+    if missing := [column for column in ("kind", "name", "action") if column not in plan.columns]:
+        raise OptionError(f"plan: expected columns kind, name and action, found no {', '.join(missing)}")
+    check_kinds(plan["kind"].unique())
+    if unknown := sorted({str(action) for action in plan["action"]} - set(ACTIONS)):
+        raise OptionError(f"plan: action {', '.join(map(repr, unknown))}: expected some of {', '.join(ACTIONS)}")
+    for row in plan[plan.duplicated(["kind", "name"])].itertuples():
+        raise OptionError(f"plan: {row.kind} of {row.name} is named twice; keep one of the lines")
+    for row in plan[(plan["action"] == "recalibrate") & ~plan["kind"].isin(["RM", "RV"])].itertuples():
+        raise OptionError(f"plan: {row.kind} of {row.name}: only RM and RV can be recalibrated; retrain it")
+
+
+def hold(norm: nn.Module, attributes: Collection[str]) -> None:
+    """Freeze one or both running statistics of a batch norm, in place; copies of the module keep them frozen too."""
+    if len(attributes) == 2:
+        norm.register_forward_pre_hook(_as_in_eval)
+        return
+    norm.register_forward_pre_hook(partial(_set_aside, *attributes))
+    norm.register_forward_hook(partial(_put_back, *attributes))
+
+
+def _as_in_eval(norm: nn.Module, inputs: tuple) -> None:
+    norm.eval()  # each time, for model.train() reaches this module too
+
+
+def _set_aside(attribute: str, norm: nn.Module, inputs: tuple) -> None:
+    """Let a training pass write to a copy, so that the frozen buffer itself is never touched."""
+    if norm.training:
+        norm.aside = norm._buffers[attribute]
+        norm._buffers[attribute] = norm.aside.clone()
+
+
+def _put_back(attribute: str, norm: nn.Module, inputs: tuple, output: Tensor) -> None:
+    if norm.training:
+        norm._buffers[attribute] = norm.__dict__.pop("aside")
 
 
 def check_data(data: Data) -> None:
