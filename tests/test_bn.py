@@ -3,13 +3,16 @@
 import copy
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.optim import swa_utils
 
-from prr.bn import responses, shift_scale
+from prr.bn import recalibrate, responses, shift_scale
 from prr.errors import NetworkError, OptionError
+from prr.reuse import apply_plan
 from prr.study import pspnet, unet
 
 ATTRIBUTE = {"RM": "running_mean", "RV": "running_var", "RW": "weight", "RB": "bias"}
@@ -205,3 +208,117 @@ def test_a_batch_norm_that_never_runs_has_no_response():
     model = pspnet(2)
     with pytest.raises(NetworkError, match=r"auxiliary.0.bn: a forward pass in eval mode never calls it"):
         responses(model, model, "auxiliary.0.bn", torch.zeros(1, 1, 48, 48))
+
+
+# ----------------------------------------------------------------- recalibrate
+
+
+class Net(nn.Module):
+    """Two batch norms in a row, dropout between them, and one that never runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.5))
+        self.second = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2))
+        self.spare = nn.BatchNorm2d(2)
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+@pytest.fixture
+def images():
+    return torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(4)) * 3 + 1
+
+
+def statistics(model, name):
+    return [getattr(model.get_submodule(name), attribute).clone() for attribute in ("running_mean", "running_var")]
+
+
+def test_recalibration_by_hand_on_one_layer(images):
+    model = randomised(nn.Sequential(nn.BatchNorm2d(1)), 1)
+    found = recalibrate(model, images)[0]
+    torch.testing.assert_close(found.running_mean, images.mean()[None])
+    torch.testing.assert_close(found.running_var, images.var()[None])  # unbiased, as batch norm keeps it
+    halves = recalibrate(model, images, batch_size=6)[0]
+    torch.testing.assert_close(halves.running_var, torch.stack([part.var() for part in images.split(6)]).mean()[None])
+
+
+@pytest.mark.parametrize("batch_size", [3, 4, 12, 100])
+def test_recalibration_is_what_torchs_update_bn_does(images, batch_size):
+    model = randomised(Net(), 1)
+    found = recalibrate(model, images, batch_size)
+    model.first[3] = nn.Identity()  # update_bn would run dropout too
+    swa_utils.update_bn(list(images.split(batch_size)), model)
+    for name in ("first.1", "second.1"):
+        for ours, theirs in zip(statistics(found, name), statistics(model, name), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_recalibration_changes_no_more_than_the_statistics_of_live_batch_norms(images):
+    model = randomised(Net(), 1).train()
+    before = copy.deepcopy(model.state_dict())
+    found = recalibrate(model, images)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+    assert not any(module.training for module in found.modules())
+    assert [module.momentum for module in found.modules() if isinstance(module, nn.BatchNorm2d)] == [0.1] * 3
+    changed = {name for name, value in found.state_dict().items() if not torch.equal(value, before[name])}
+    vectors = {f"{name}.{each}" for name in ("first.1", "second.1") for each in ("running_mean", "running_var")}
+    assert changed - {"first.1.num_batches_tracked", "second.1.num_batches_tracked"} == vectors
+
+
+def test_recalibration_does_not_depend_on_the_old_statistics_and_is_repeatable(images):
+    model = randomised(Net(), 1)
+    other = copy.deepcopy(model)
+    other.first[1].running_mean += 5
+    other.second[1].running_var *= 7
+    once, twice, again = recalibrate(model, images), recalibrate(other, images), recalibrate(model, images)
+    for found in (twice, again, recalibrate(once, images)):
+        for name in ("first.1", "second.1"):
+            assert all(map(torch.equal, statistics(found, name), statistics(once, name)))
+
+
+@pytest.mark.parametrize("kinds", [["RM"], ["RV"], ["RM", "RV"]])
+def test_recalibration_leaves_what_a_plan_has_frozen(images, kinds):
+    model, source = randomised(Net(), 1), randomised(Net(), 2)
+    plan = pd.DataFrame({"kind": kinds, "name": "first.1", "action": "reuse"})
+    found = recalibrate(apply_plan(model, source, plan), images).first[1]
+    anew, own = recalibrate(model, images).first[1], source.first[1]
+    for kind in ("RM", "RV"):
+        wanted = own if kind in kinds else anew
+        assert torch.equal(getattr(found, ATTRIBUTE[kind]), getattr(wanted, ATTRIBUTE[kind])), kind
+
+
+def test_recalibration_sees_images_through_a_frozen_batch_norm_as_it_is(images):
+    model = randomised(Net(), 1)
+    plan = pd.DataFrame({"kind": ["RM", "RV"], "name": "first.1", "action": "reuse"})
+    found = recalibrate(apply_plan(model, model, plan), images).second[1]
+    with torch.no_grad():
+        seen = model.second[0](model.first(images))  # in eval mode
+    torch.testing.assert_close(found.running_mean, seen.mean((0, 2, 3)))
+    torch.testing.assert_close(found.running_var, seen.var((0, 2, 3)))
+
+
+def test_no_pass_is_of_one_image_if_more_fit(images):
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(1)).eval()  # one value per image and channel
+    assert recalibrate(model, images[:5], batch_size=4)[1].running_var > 0
+
+
+@pytest.mark.parametrize("count", [1, 0])
+def test_images_that_give_no_variance_are_refused(images, count):
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(1)).eval()
+    with pytest.raises((NetworkError, OptionError), match=r"more than 1 value per channel|expected .*images"):
+        recalibrate(model, images[:count])
+
+
+def test_a_batch_of_none_is_refused(images):
+    with pytest.raises(OptionError, match="batch_size=0"):
+        recalibrate(Net(), images, batch_size=0)
+
+
+def test_a_network_without_batch_norm_need_not_see_the_images():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3))
+    found = recalibrate(model, torch.zeros(2, 9, 4, 4))  # which it could not take
+    assert found is not model
+    assert torch.equal(found[0].weight, model[0].weight)

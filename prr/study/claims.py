@@ -165,14 +165,14 @@ def not_reusable(judged: pd.DataFrame, kind: str) -> tuple[str, str]:
 
 def trend(judged: pd.DataFrame, kind: str) -> tuple[str, str]:
     """Verdict and evidence for: the drop falls with depth."""
-    low, rho, high = _correlation(judged[judged["kind"] == kind])
+    low, rho, high = correlation(judged[judged["kind"] == kind])
     verdict = YES if high < 0 else NO if low > 0 else UNSURE
     return verdict, f"rank correlation of drop and layer {_span(rho, low, high)}"
 
 
 def no_trend(judged: pd.DataFrame, kind: str) -> tuple[str, str]:
     """Verdict and evidence for: no regular pattern; a trend refutes it, its absence alone can't prove it."""
-    low, rho, high = _correlation(judged[judged["kind"] == kind])
+    low, rho, high = correlation(judged[judged["kind"] == kind])
     return (UNSURE if low <= 0 <= high else NO), f"rank correlation of drop and layer {_span(rho, low, high)}"
 
 
@@ -220,7 +220,7 @@ def matters_more(judged: pd.DataFrame) -> tuple[str, str]:
 
 def difference(more: pd.Series, less: pd.Series, paired: bool = False) -> tuple[str, str]:
     """Verdict and evidence for: the first mean drop is larger than the second."""
-    low, high = _mean_gap(more, less, paired)
+    low, high = mean_gap(more, less, paired)
     verdict = YES if low > 0 else NO if high < 0 else UNSURE
     evidence = f"mean drop {more.mean():z.3f} against {less.mean():z.3f}"
     return verdict, f"{evidence}, difference {_span(more.mean() - less.mean(), low, high, 3)}"
@@ -229,13 +229,13 @@ def difference(more: pd.Series, less: pd.Series, paired: bool = False) -> tuple[
 def same_order(unet: pd.DataFrame, pspnet: pd.DataFrame) -> tuple[str, str]:
     """Verdict and evidence for: the kernels' RMSE (geometric mean over layers) differ by a factor of less than 10."""
     logs = [np.log10(table.loc[table["kind"] == "W", "rmse"]) for table in (unet, pspnet)]
-    low, high = _mean_gap(*logs)
+    low, high = mean_gap(*logs)
     inside, outside = low > -1 and high < 1, high < -1 or low > 1
     factor, low, high = (10.0**power for power in (logs[0].mean() - logs[1].mean(), low, high))
     return (YES if inside else NO if outside else UNSURE), f"UNet's over PSPNet's: {_span(factor, low, high)}"
 
 
-def _mean_gap(first: pd.Series, second: pd.Series, paired: bool = False) -> tuple[float, float]:
+def mean_gap(first: pd.Series, second: pd.Series, paired: bool = False) -> tuple[float, float]:
     """95 % bootstrap interval over layers of the difference of two means."""
     interval = stats.bootstrap(
         (first.to_numpy(), second.to_numpy()), lambda a, b, axis: a.mean(axis) - b.mean(axis), n_resamples=5000,
@@ -244,7 +244,7 @@ def _mean_gap(first: pd.Series, second: pd.Series, paired: bool = False) -> tupl
     return interval.low, interval.high
 
 
-def _correlation(part: pd.DataFrame) -> tuple[float, float, float]:
+def correlation(part: pd.DataFrame) -> tuple[float, float, float]:
     pair = part["layer"].to_numpy(float), part["drop"].to_numpy()
     rho = float(rank_correlation(*pair))
     interval = stats.bootstrap(

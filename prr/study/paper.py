@@ -18,7 +18,7 @@ def not_reusable() -> pd.DataFrame:
 
     Source: Wang et al. 2020, arXiv:2008.03411, section 3.1.
     """
-    return pd.read_csv(next(filter(Path.exists, FOLDERS)) / "pspnet_not_reusable.csv", comment="#")
+    return pd.read_csv(_file("pspnet_not_reusable"), comment="#")
 
 
 def transfer() -> pd.DataFrame:
@@ -30,8 +30,25 @@ def transfer() -> pd.DataFrame:
 
     Source: Wang et al. 2020, arXiv:2008.03411, section 3.1.
     """
-    table = pd.read_csv(next(filter(Path.exists, FOLDERS)) / "transfer.csv", comment="#", keep_default_na=False)
+    table = pd.read_csv(_file("transfer"), comment="#", keep_default_na=False)
     return table.assign(recomputed=table.filter(like="class-").mean(axis=1))
+
+
+def claims() -> pd.DataFrame:
+    """What the paper states: DataFrame[id, where, claim, page, data, remark], text only.
+
+    page: the chapter that shows the evidence; data: the data sets that its test rests on.
+    """
+    return pd.read_csv(_file("claims"), comment="#", dtype=str, keep_default_na=False)
+
+
+def tolerances() -> dict[str, float]:
+    """What the tests of the claims tolerate, by name."""
+    return pd.read_csv(_file("tolerances"), comment="#").set_index("name")["value"].to_dict()
+
+
+def _file(name: str) -> Path:
+    return next(filter(Path.exists, FOLDERS)) / f"{name}.csv"
 
 
 def reused_share(table: pd.DataFrame) -> pd.DataFrame:
