@@ -151,6 +151,29 @@ def _checked(name: str, folder: Path) -> str:
 
 
 @main.command()
+@click.option("--profile", default="quick", show_default=True, help="The scale whose results are read.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the chapters.")
+@click.option("--csv", type=click.Path(path_type=Path), help="Write the ledger here, and its leaves beside it.")
+@click.option("--leaves", is_flag=True, help="Print the leaves of each claim too.")
+def claims(profile: str, settings: tuple[str, ...], csv: Path | None, leaves: bool) -> None:
+    """Print the ledger: each claim of the paper, tested on what is in the store. Nothing is computed for it."""
+    from prr.study import Experiment, ledger
+    from prr.study.results import Results
+
+    results = Results(Experiment(profile, **_values(settings)))
+    table, single = ledger.ledger(results), ledger.leaves(results)
+    for row in table.itertuples():
+        here = f" (here {row.here})" if row.verdict == ledger.ANALOGUE else ""
+        click.echo(f"{row.id}: {row.verdict}{here}\n    {row.claim} ({row.where})\n    {row.reason}")
+        for leaf in single[single["id"] == row.id].itertuples() if leaves else ():
+            click.echo(f"      {leaf.verdict}: {leaf.leaf}: {leaf.here:z.3g} [{leaf.low:z.3g}, {leaf.high:z.3g}]")
+    click.echo(ledger.in_words(table))
+    if csv:
+        table.to_csv(csv, index=False)
+        single.to_csv(csv.with_name(f"{csv.stem}_leaves{csv.suffix}"), index=False)
+
+
+@main.command()
 @click.option("--clean", is_flag=True, help="Delete what the store keeps; it is made again when it is needed.")
 def store(clean: bool) -> None:
     """List the networks, slices and tables that are kept, with their size; clean them away."""

@@ -140,6 +140,38 @@ def responses(
     return {kind: output_of(model, name, images) for kind, model in variants.items()}
 
 
+def residuals(target: nn.Module, source: nn.Module, name: str, images: Tensor) -> pd.DataFrame:
+    """How far each replacement is from a pure shift (RM, RB) or a pure change of scale about RB (RV, RW), measured.
+
+    Args:
+        target: network that receives; not changed.
+        source: network that gives.
+        name: the batch norm's module name.
+        images: one batch as the network takes it, on its device.
+
+    Returns:
+        DataFrame[kind, changes, residual]: largest deviation, over channels and pixels, from the shift or the factor that
+        fits each channel best, over the largest output.
+
+    Raises:
+        NetworkError: as `responses`.
+    """
+    outputs = responses(target, source, name, images, ("RM", "RV", "RW", "RB"))
+    outputs = {kind: output.astype(np.float64) for kind, output in outputs.items()}
+    before, bias = outputs.pop("target"), array(target, "RB", name)[None, :, None, None]
+    axes, rows = (0, 2, 3), []
+    for kind, after in outputs.items():
+        if kind in ("RM", "RB"):
+            fitted = before + (after - before).mean(axes, keepdims=True)
+        else:
+            centred = before - bias
+            power = (centred**2).sum(axes, keepdims=True)
+            fitted = bias + centred * ((after - bias) * centred).sum(axes, keepdims=True) / np.where(power > 0, power, 1)
+        changes = "shift" if kind in ("RM", "RB") else "scale"
+        rows.append((kind, changes, np.abs(after - fitted).max() / np.abs(after).max()))
+    return pd.DataFrame(rows, columns=["kind", "changes", "residual"])
+
+
 def output_of(model: nn.Module, name: str, images: Tensor) -> np.ndarray:
     """What the module called `name` gives when a copy of the network in eval mode sees the images."""
     probe = copy.deepcopy(model).eval()

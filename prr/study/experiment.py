@@ -27,11 +27,14 @@ from prr.metrics import dice
 from prr.study import profiles, training, transfer
 from prr.study.models import NETWORKS, derived, initial
 from prr.study.profiles import EXPECTED_DICE, OVERRIDES, STARTS, Profile
+from prr.study.sources import SIX, TARGET
 from prr.study.store import Key, Store, content, digest, fingerprint, provenance
+from prr.verdict import Verdict, judge
 
 READERS = {"acdc": read_acdc, "t1": read_t1, "rvsc": read_rvsc}
 PARAMETERS = ("profile", "data_root", "device", "seed", *OVERRIDES)
 PHANTOM_SEED = 0
+VERDICT_TABLES = ("share", "sources", "joint", "pairs")
 MEANINGLESS = {"smoke": " (results mean nothing)"}
 
 
@@ -347,6 +350,32 @@ class Experiment:
         table, record = self.store.table(key | {"pair": [digest(judged), digest(donor)]}, make)
         self._note(judged, f"sweep{'' if layers is None else f' of {layers}'}", record)
         return table
+
+    def judge(self, network: str) -> Verdict:
+        """`prr.judge` of ACDC segmentation with the five other networks as sources, from the store or made now.
+
+        Args:
+            network: unet or pspnet; its networks are trained if need be.
+        """
+        keys = {label: self.key(network, *each) for label, each in SIX.items()}
+        models = {label: self.model(network, *each) for label, each in SIX.items()}
+
+        def make() -> tuple[pd.DataFrame, dict]:
+            began = time.perf_counter()
+            sources = {label: model for label, model in models.items() if label != TARGET}
+            part = self.slices("acdc").validation
+            with self.threads():
+                verdict = judge(models[TARGET], sources, part, seed=self.seed, progress=self.progress)
+            record = {name: getattr(verdict, name).to_dict("split", index=False) for name in VERDICT_TABLES}
+            record |= {name: getattr(verdict, name) for name in ("reusable_network", "drawn", "tolerance")}
+            return verdict.layers, record | {"seconds": time.perf_counter() - began, "made": provenance(self.device)}
+
+        key = {"table": "verdict", "network": network, "recipe": reuse.RECIPE, "seed": self.seed}
+        layers, record = self.store.table(key | {"networks": [digest(each) for each in keys.values()]}, make)
+        self._note(keys[TARGET], "verdict", record)
+        tables = {name: pd.DataFrame(**record[name]) for name in VERDICT_TABLES}
+        facts = {name: record[name] for name in ("reusable_network", "drawn", "tolerance")}
+        return Verdict(layers=layers, **tables, **facts)
 
     # -------------------------------------------------------------- transfer
 

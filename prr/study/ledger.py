@@ -32,6 +32,7 @@ from prr.errors import MissingError
 from prr.figures import Words
 from prr.study import claims, paper, sources, transfer
 from prr.study.claims import NO, UNSURE, YES
+from prr.study.results import DOSES, Results
 from prr.verdict import NOT_REUSABLE, REUSABLE, layer_verdicts, reusable_network
 
 ANALOGUE, ABSENT = "analogue only", "not attempted"
@@ -128,28 +129,28 @@ def open_(leaf: str, here: float, verdict: str) -> Leaf:
 
 
 @test_of("unet-w")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     return layers(results.sweep("unet"), "W", None)
 
 
 @test_of("unet-b")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     return layers(results.sweep("unet"), "B", (1,))
 
 
 @test_of("unet-rw-rb")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     return [leaf for kind in ("RW", "RB") for leaf in layers(results.sweep("unet"), kind)]
 
 
 @test_of("unet-rm-depth")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     part = results.sweep("unet").query("kind == 'RM'")
     return [falling("rank correlation of the drop with depth", part["layer"], part["drop"])]
 
 
 @test_of("unet-rv-pattern")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     part = results.sweep("unet").query("kind == 'RV'")
     low, rho, high = claims.correlation(part)
     verdict = UNSURE if low <= 0 <= high else NO
@@ -157,13 +158,13 @@ def _(results) -> list[Leaf]:
 
 
 @test_of("unet-w-b")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     drop = _drops(results.sweep("unet"))
     return [means("mean drop of W over that of B", drop["W"], drop["B"], paired=True)]
 
 
 @test_of("slight-change")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     found = []
     for dose in DOSES:
         judged = layer_verdicts(results.dose("unet", dose), TOLERANCE["drop"])
@@ -173,22 +174,22 @@ def _(results) -> list[Leaf]:
 
 
 @test_of("pspnet-rm")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     return layers(results.sweep("pspnet"), "RM", _listed("RM"))
 
 
 @test_of("pspnet-rv-rw-rb")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     return [leaf for kind in ("RV", "RW", "RB") for leaf in layers(results.sweep("pspnet"), kind)]
 
 
 @test_of("pspnet-w")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     return layers(_encoder(results.sweep("pspnet")), "W", _listed("W"))
 
 
 @test_of("pspnet-w-pattern")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     kernels = layer_verdicts(_encoder(results.sweep("pspnet")), TOLERANCE["drop"]).query("kind == 'W' and layer > 1")
     failed = kernels[kernels["verdict"] == NOT_REUSABLE]
     if failed.empty:
@@ -197,12 +198,12 @@ def _(results) -> list[Leaf]:
 
 
 @test_of("pspnet-b")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     return layers(results.sweep("pspnet"), "B")
 
 
 @test_of("first-layer")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     found = []
     for network, title in NETWORKS.items():
         found += layers(results.sweep(network).query("layer == 1"), "W", None, f"{title}: ")
@@ -213,7 +214,7 @@ def _(results) -> list[Leaf]:
 
 
 @test_of("hurts-unet-more")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     unet, pspnet = results.sweep("unet"), results.sweep("pspnet")
     found = [means("mean drop, all kinds", unet["drop"], pspnet["drop"])]
     first, second = _drops(unet), _drops(pspnet)
@@ -221,7 +222,7 @@ def _(results) -> list[Leaf]:
 
 
 @test_of("rm-rv-matter")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     return [
         means(f"{title}: mean drop of {strong} over that of {weak}", drop[strong], drop[weak], paired=True)
         for network, title in NETWORKS.items()
@@ -231,13 +232,13 @@ def _(results) -> list[Leaf]:
 
 
 @test_of("assumed-shift")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     shifts = ((title, results.shift(network)) for network, title in NETWORKS.items())
     return [most(f"{title}: MRM above MRB in most layers", table["MRM"] > table["MRB"]) for title, table in shifts]
 
 
 @test_of("assumed-scale")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     shifts = ((title, results.shift(network)) for network, title in NETWORKS.items())
     return [
         most(f"{title}: |log MRV| above |log MRW| in most layers", table["MRV_log"] > table["MRW_log"])
@@ -246,7 +247,7 @@ def _(results) -> list[Leaf]:
 
 
 @test_of("sensitivity-depth")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     sweep, shift = results.sweep("unet"), results.shift("unet")
     found = []
     for kind in ("RM", "RB"):
@@ -258,7 +259,7 @@ def _(results) -> list[Leaf]:
 
 
 @test_of("same-order")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     logs = [
         np.log10(table.query("kind == 'W' and first == @sources.TARGET and second == 'ACDC auto'")["rmse"])
         for table in (results.pairs("unet"), results.pairs("pspnet"))
@@ -270,7 +271,7 @@ def _(results) -> list[Leaf]:
 
 
 @test_of("networks")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     return [_network(results.sweep(network), title, meant) for network, title, meant in
             (("pspnet", "PSPNet", True), ("unet", "UNet", False))]  # fmt: skip
 
@@ -286,12 +287,12 @@ def _network(swept: pd.DataFrame, title: str, meant: bool) -> Leaf:
 
 
 @test_of("identity-dominates")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     return [most("norm of the branch below that of what is carried, in most units", results.branches()["ratio"] < 1)]
 
 
 @test_of("errors-accumulate")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     found = []
     for network, title in NETWORKS.items():
         verdict = results.verdict(network)
@@ -305,7 +306,7 @@ def _(results) -> list[Leaf]:
 
 
 @test_of("shift-scale")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     return [
         exact(f"{row.kind} changes the {row.changes} alone", row.residual, row.residual < TOLERANCE["algebra"])
         for row in results.algebra().itertuples()
@@ -316,7 +317,7 @@ def _(results) -> list[Leaf]:
 
 
 @test_of("similar-kernels")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     found = []
     for network, title in NETWORKS.items():
         table = results.pairs(network).query("kind == 'W' and first == @sources.TARGET and apart > 0")
@@ -329,7 +330,7 @@ def _(results) -> list[Leaf]:
 
 
 @test_of("groups-unet")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     pairs = results.pairs("unet")
     split = sources.members(pairs, "unet", 2)
     t1 = (split["first"] == "T1 seg") | (split["second"] == "T1 seg")
@@ -338,7 +339,7 @@ def _(results) -> list[Leaf]:
 
 
 @test_of("groups-pspnet")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     return [_groups(results.pairs("pspnet"), "pspnet", 3)]
 
 
@@ -351,7 +352,7 @@ def _groups(pairs: pd.DataFrame, network: str, count: int) -> Leaf:
 
 
 def _statement(letter: str) -> Callable:
-    def leaves(results) -> Iterator[Leaf]:
+    def leaves(results: Results) -> Iterator[Leaf]:
         for network, title in NETWORKS.items():
             table = sources.ranges(sources.relations(results.pairs(network)))
             row = table[table["relation"].str.startswith(letter)].iloc[0]
@@ -367,7 +368,7 @@ for _letter in "abc":
 
 
 @test_of("rmse-likeness")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     found = []
     for network, title in NETWORKS.items():
         table = sources.ranking(results.pairs(network)).pivot(index="seed", columns="source", values="relative")
@@ -379,7 +380,7 @@ def _(results) -> list[Leaf]:
 
 
 @test_of("rmse-orders")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     found = []
     for network, title in NETWORKS.items():
         logs = sources.relations(results.pairs(network)).groupby("seed")["rmse"].agg(lambda rmse: rmse.max() / rmse.min())
@@ -389,16 +390,16 @@ def _(results) -> list[Leaf]:
 
 
 @test_of("t1-auto-nearest")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     return list(_extreme(results, "T1 auto", 1))
 
 
 @test_of("t1-seg-farthest")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     return list(_extreme(results, "T1 seg", -1))
 
 
-def _extreme(results, source: str, sign: int) -> Iterator[Leaf]:
+def _extreme(results: Results, source: str, sign: int) -> Iterator[Leaf]:
     """Relative RMSE of every other source minus this one's, by seed; sign 1: this one is the smallest."""
     for network, title in NETWORKS.items():
         table = sources.ranking(results.pairs(network)).pivot(index="seed", columns="source", values="relative")
@@ -408,7 +409,7 @@ def _extreme(results, source: str, sign: int) -> Iterator[Leaf]:
 
 
 @test_of("drawn-source")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     found = []
     for network, title in NETWORKS.items():
         answers = {}
@@ -423,7 +424,7 @@ def _(results) -> list[Leaf]:
 
 
 @test_of("part-of-data")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     found = []
     for network, title in NETWORKS.items():
         whole = sources.ranking(results.pairs(network)).groupby("source")["relative"].mean()
@@ -438,23 +439,23 @@ def _(results) -> list[Leaf]:
 
 
 @test_of("reused-share")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     row = paper.reused_share(results.table()).iloc[0]
     return [exact("share of pairs of kind and layer", row["share"], round(row["share"], 2) == 0.92, 0.92)]
 
 
 @test_of("can-hurt")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     return [leaf for leaf in _orders(results, (1,), (2, 3, 6, 7))]
 
 
 @test_of("small-rmse-better")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     return [leaf for leaf in _orders(results, (4, 5), (1, 2, 3, 6, 7))]
 
 
 @test_of("gain-with-few")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     wide = _by_seed(results)
     few, every = sorted(wide.columns.unique("patients"))
     gains = {row: [wide[size, row] - wide[size, 1] for size in (few, every)] for row in (4, 5)}
@@ -463,7 +464,7 @@ def _(results) -> list[Leaf]:
 
 
 @test_of("table")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     cells = transfer.beside(transfer.summary(_paper_runs(results))).dropna(subset="paper")
     return [
         number(f"{row.paper_patients} samples, row {row.row}, {row[6]}", row.paper, row.dice, row.low, row.high)
@@ -472,7 +473,7 @@ def _(results) -> list[Leaf]:
 
 
 @test_of("results-vary")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     spread = _by_seed(results).agg(lambda dice: dice.max() - dice.min())
     widest = spread.idxmax()
     leaf = f"row {widest[1]}, {widest[0]} patients: largest difference between seeds of one row"
@@ -480,7 +481,7 @@ def _(results) -> list[Leaf]:
 
 
 @test_of("semi-supervised")
-def _(results) -> list[Leaf]:
+def _(results: Results) -> list[Leaf]:
     wide = _by_seed(results)
     relative = sources.ranking(results.pairs("pspnet")).groupby("source")["relative"].mean()
     few = min(wide.columns.unique("patients"))
@@ -493,7 +494,7 @@ def _(results) -> list[Leaf]:
     return found
 
 
-def _orders(results, better: Sequence[int], worse: Sequence[int]) -> Iterator[Leaf]:
+def _orders(results: Results, better: Sequence[int], worse: Sequence[int]) -> Iterator[Leaf]:
     """Mean Dice (classes 0 to 3) of one row above another's, paired by seed, for both sizes."""
     wide = _by_seed(results)
     for patients in sorted(wide.columns.unique("patients")):
@@ -502,13 +503,13 @@ def _orders(results, better: Sequence[int], worse: Sequence[int]) -> Iterator[Le
             yield above(f"{patients} patients: row {first} above row {second}", *gap)
 
 
-def _paper_runs(results) -> pd.DataFrame:
+def _paper_runs(results: Results) -> pd.DataFrame:
     """The runs that repeat the paper's: PSPNet by the paper's list, else whichever list there is."""
     runs = results.transfer().query("network == 'pspnet'")
     return runs[runs["parameters"] == ("paper" if (runs["parameters"] == "paper").any() else "inferred")]
 
 
-def _by_seed(results) -> pd.DataFrame:
+def _by_seed(results: Results) -> pd.DataFrame:
     """Mean Dice of classes 0 to 3: a line per seed, a column per number of patients and row."""
     return _paper_runs(results).groupby(["seed", "patients", "row"])["dice"].mean().unstack(["patients", "row"])
 
@@ -528,10 +529,8 @@ def _encoder(swept: pd.DataFrame) -> pd.DataFrame:
 
 # --------------------------------------------------------------------- the ledger
 
-DOSES = (0.1, 0.3, "noise")
 
-
-def leaves(results) -> pd.DataFrame:
+def leaves(results: Results) -> pd.DataFrame:
     """Every leaf of every claim.
 
     Args:
@@ -554,7 +553,7 @@ def leaves(results) -> pd.DataFrame:
     return pd.DataFrame(rows)[["id", "leaf", "paper", "here", "low", "high", "verdict"]]
 
 
-def ledger(results) -> pd.DataFrame:
+def ledger(results: Results) -> pd.DataFrame:
     """Every claim of the paper with its verdict.
 
     Args:

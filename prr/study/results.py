@@ -1,0 +1,87 @@
+"""What the ledger reads: this run's tables by name. It reads the store and makes nothing."""
+
+from __future__ import annotations
+
+import functools
+
+import pandas as pd
+
+import prr
+from prr import bn
+from prr.study import sources
+from prr.study.experiment import Experiment
+from prr.study.models import branches, pspnet
+from prr.verdict import Verdict
+
+DOSES = (0.1, 0.3, "noise")
+
+
+class Results:
+    """Tables of one experiment, each from the store; what is not there raises MissingError.
+
+    Args:
+        run: the experiment; its networks are those of chapters 3 to 6.
+    """
+
+    def __init__(self, run: Experiment):
+        self.run = run.stored()
+        self.pairs = functools.cache(functools.partial(sources.over_seeds, self.run))
+        self.few = functools.cache(functools.partial(sources.few, self.run))
+        self.transfer = functools.cache(self.run.transfer)
+
+    def phantom(self, dataset: str) -> bool:
+        """Whether a data set is a phantom in this run."""
+        return self.run.slices(dataset).phantom
+
+    def table(self) -> pd.DataFrame:
+        """The parameter table of the paper's PSPNet."""
+        return prr.parameter_table(pspnet())
+
+    def sweep(self, network: str) -> pd.DataFrame:
+        """All kinds, ACDC segmentation by ACDC auto-encoding."""
+        return self.run.sweep(network)
+
+    def first_layer(self, network: str, normalisation: str) -> pd.DataFrame:
+        """Layer 1 alone, under one normalisation of the input."""
+        return self.run.variant(normalisation=normalisation).sweep(network, layers=[1])
+
+    def by_source(self, network: str, source: str) -> pd.DataFrame:
+        """Kernels of ACDC segmentation by those of another source, "T1 seg" for one."""
+        return self.run.sweep(network, ["W"], source=sources.SIX[source])
+
+    def dose(self, network: str, dose: float | str) -> pd.DataFrame:
+        """Kernels moved part of the way to ACDC auto-encoding, or by noise of the same RMSE."""
+        return self.run.sweep(network, ["W"], dose=dose)
+
+    def shift(self, network: str) -> pd.DataFrame:
+        """`prr.shift_scale` of ACDC segmentation by ACDC auto-encoding."""
+        return prr.shift_scale(*self._pair(network))
+
+    def verdict(self, network: str) -> Verdict:
+        """`prr.judge`."""
+        return self.run.judge(network)
+
+    def branches(self) -> pd.DataFrame:
+        """Branch and identity of PSPNet's residual units on validation images."""
+        images = self.run.slices("acdc").validation.images[:32]
+        return branches(self.run.model("pspnet"), images.to(self.run.device))
+
+    def algebra(self) -> pd.DataFrame:
+        """How purely each replacement shifts or scales UNet's third batch norm."""
+        target, source = self._pair("unet")
+        layer = prr.parameter_table(target).query("kind == 'RM' and layer == 3")["name"].item()
+        images = self.run.slices("acdc").validation.images[:8].to(self.run.device)
+        return bn.residuals(target, source, layer, images)
+
+    def _pair(self, network: str) -> tuple:
+        return self.run.model(network), self.run.model(network, task="auto-encoding")
+
+
+def measure(run: Experiment) -> None:
+    """Make the tables that no chapter before the verdict makes: verdicts, sweeps by each source, and by dose."""
+    calls = []
+    for network in ("unet", "pspnet"):
+        calls.append(("judge", {"network": network}))
+        calls += [("sweep", {"network": network, "kinds": ["W"], "source": each}) for each in list(sources.SIX.values())[1:]]
+        calls += [("sweep", {"network": network, "kinds": ["W"], "dose": dose}) for dose in DOSES]
+    run.together(calls)
