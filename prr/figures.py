@@ -370,6 +370,32 @@ class Download:
         return f'<a download="{name}" href="data:text/csv;base64,{data}">{name}: the data, as CSV</a>'
 
 
+class Table:
+    """A table as HTML whose rows wrap, with links to other pages; plain text elsewhere.
+
+    Args:
+        table: what to show; a column `page` holds chapters, "03_unet" for one, and becomes links.
+    """
+
+    def __init__(self, table: pd.DataFrame):
+        self.table = table
+
+    def _repr_html_(self) -> str:
+        cells = self.table.map(lambda value: html.escape(str(value)))
+        if "page" in cells:
+            cells["page"] = [f'<a href="{page}.html">{page[:2]}</a>' if page else "" for page in cells["page"]]
+        return cells.to_html(index=False, escape=False, border=0)
+
+
+def ledger(table: pd.DataFrame) -> Table:
+    """The ledger of claims, a line for each.
+
+    Args:
+        table: DataFrame[id, where, claim, verdict, here, leaves, reason, remark, page] from `prr.study.ledger.ledger`.
+    """
+    return Table(table[["claim", "where", "verdict", "here", "leaves", "reason", "remark", "page"]])
+
+
 class Words(str):
     """Text that a notebook shows as Markdown."""
 

@@ -70,6 +70,24 @@ def prepare(run: Experiment, *numbers: str) -> None:
     together([(other, "model", arguments) for other, arguments in distinct(run, numbers)])
 
 
+def lacking(run: Experiment, *numbers: str) -> pd.DataFrame:
+    """The networks of some chapters that the store does not have.
+
+    Returns:
+        DataFrame[network, dataset, task, seed, patients]; empty where all are there. patients: of the training part, 0 for
+        all.
+
+    Raises:
+        OptionError: an unknown chapter.
+    """
+    rows = []
+    for other, arguments in distinct(run, numbers):
+        key = other.key(**arguments)
+        if not other.store.path("networks", key).exists():
+            rows.append((*(key[name] for name in ("network", "data set", "task", "seed")), key.get("patients", 0)))
+    return pd.DataFrame(rows, columns=["network", "dataset", "task", "seed", "patients"])
+
+
 def plan(profile: str, chapters: Sequence[str] = (), **parameters: Any) -> pd.DataFrame:
     """The networks that executing some chapters would train on this machine.
 
