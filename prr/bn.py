@@ -150,8 +150,8 @@ def residuals(target: nn.Module, source: nn.Module, name: str, images: Tensor) -
         images: one batch as the network takes it, on its device.
 
     Returns:
-        DataFrame[kind, changes, residual]: largest deviation, over channels and pixels, from the shift or the factor that
-        fits each channel best, over the largest output.
+        DataFrame[kind, changes, residual]: largest deviation, over channels and pixels, from the shift or the factor
+        that fits each channel best, over the largest output.
 
     Raises:
         NetworkError: as `responses`.
@@ -166,7 +166,9 @@ def residuals(target: nn.Module, source: nn.Module, name: str, images: Tensor) -
         else:
             centred = before - bias
             power = (centred**2).sum(axes, keepdims=True)
-            fitted = bias + centred * ((after - bias) * centred).sum(axes, keepdims=True) / np.where(power > 0, power, 1)
+            fitted = bias + centred * ((after - bias) * centred).sum(axes, keepdims=True) / np.where(
+                power > 0, power, 1
+            )
         changes = "shift" if kind in ("RM", "RB") else "scale"
         rows.append((kind, changes, np.abs(after - fitted).max() / np.abs(after).max()))
     return pd.DataFrame(rows, columns=["kind", "changes", "residual"])

@@ -168,16 +168,16 @@ def joint(
 def apply_plan(model: nn.Module, source: nn.Module, plan: pd.DataFrame) -> nn.Module:
     """Load and freeze parameters as planned, tensor by tensor, ready for training in a loop of the reader's own.
 
-    A frozen W, B, RW or RB takes no gradient: give an optimiser the others. A frozen RM or RV is never written, whatever
-    the mode. In training a batch norm normalises by its batch's statistics unless *both* of its buffers are frozen: then
-    it normalises by them, as in eval mode.
+    A frozen W, B, RW or RB takes no gradient: give an optimiser the others. A frozen RM or RV is never written,
+    whatever the mode. In training a batch norm normalises by its batch's statistics unless *both* of its buffers are
+    frozen: then it normalises by them, as in eval mode.
 
     Args:
         model: network that receives; not changed.
         source: network that gives; same layers and shapes.
-        plan: DataFrame[kind, name, action] with actions reuse (taken from the source, frozen), fine-tune (taken, trained
-            on), recalibrate (RM, RV: the model's own, estimated anew by training or by `prr.bn.recalibrate`) and retrain
-            (the model's own). What the plan does not name is retrained.
+        plan: DataFrame[kind, name, action] with actions reuse (taken from the source, frozen), fine-tune (taken,
+            trained on), recalibrate (RM, RV: the model's own, estimated anew by training or by `prr.bn.recalibrate`)
+            and retrain (the model's own). What the plan does not name is retrained.
 
     Returns:
         A copy of the model with parameters loaded and frozen.

@@ -62,10 +62,10 @@ class Verdict:
         drawn: name of the source whose transplants told so.
         layers: DataFrame[kind, layer, name, score, drop, low, high, verdict], the sweep.
         share: DataFrame[kind, tolerance, reusable, undecided, not reusable, layers], of the kernels W.
-        sources: DataFrame[source, kernels, rmse, relative, rank, drawn], nearest first: means over the reusable kernels,
-            or over all where none is; `kernels` tells over how many.
-        joint: DataFrame[layers, recalibrated, score, drop, low, high, verdict]: so many pairs of kind and layer, in order
-            of their single `high`, taken from the nearest source at once, without and with recalibration.
+        sources: DataFrame[source, kernels, rmse, relative, rank, drawn], nearest first: means over the reusable
+            kernels, or over all where none is; `kernels` tells over how many.
+        joint: DataFrame[layers, recalibrated, score, drop, low, high, verdict]: so many pairs of kind and layer, in
+            order of their single `high`, taken from the nearest source at once, without and with recalibration.
         pairs: DataFrame[kind, layer, name], all that can be swapped; the plan has a line for each.
         tolerance: drop that counts as unchanged.
     """
@@ -105,8 +105,8 @@ class Verdict:
         answer = {True: "is reusable", False: "is not reusable", None: "may or may not be reusable"}
         nearest, actions = self.sources.iloc[0], self.plan()["action"].value_counts()
         lines = [
-            f"The network {answer[self.reusable_network]}, judged with {self.drawn}: of its {kernels.sum()} live kernels "
-            f"{counts} within {self.tolerance:g}.",
+            f"The network {answer[self.reusable_network]}, judged with {self.drawn}: of its {kernels.sum()} live "
+            f"kernels {counts} within {self.tolerance:g}.",
             f"The nearest of {len(self.sources)} source(s) is {nearest['source']}, with a mean relative RMSE of "
             f"{nearest['relative']:.2f} over {nearest['kernels']} kernels.",
         ]
@@ -164,8 +164,8 @@ def judge(
     sources = source if isinstance(source, dict) else {"source": source}
     if not sources or "W" not in kinds or not 0 < share <= 1 or not tolerance >= 0:
         raise OptionError(
-            f"sources={list(sources)}, kinds={list(kinds)}, share={share}, tolerance={tolerance}: expected at least one "
-            "source, W among the kinds, a share above 0 up to 1 and a tolerance from 0"
+            f"sources={list(sources)}, kinds={list(kinds)}, share={share}, tolerance={tolerance}: expected at least "
+            "one source, W among the kinds, a share above 0 up to 1 and a tolerance from 0"
         )
     drawn = list(sources)[np.random.default_rng(seed).integers(len(sources))]
     options = {"score": score, "batch_size": batch_size}

@@ -216,7 +216,9 @@ class Experiment:
         """DataFrame[step, loss, validation] of a network's training; arguments as `model`."""
         return pd.DataFrame(**self._trained(network, dataset, task, start, seed)[1]["history"])
 
-    def start(self, network: str, dataset: str = "acdc", task: str = "segmentation", seed: int | None = None) -> nn.Module:
+    def start(
+        self, network: str, dataset: str = "acdc", task: str = "segmentation", seed: int | None = None
+    ) -> nn.Module:
         """The untrained network from which `model` with these arguments began, in eval mode."""
         key = self.key(network, dataset, task, seed=seed)
         model = initial(*(key[name] for name in ("network", "width", "start", "data set", "task", "seed")))

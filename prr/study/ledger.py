@@ -1,7 +1,7 @@
 """The ledger: every claim of the paper, broken into leaves that are tested alone on this run's results.
 
-What is claimed stands in data/paper/claims.csv, what a test tolerates in data/paper/tolerances.csv; here stands how each
-claim is tested. A leaf is one layer that the paper lists, one ordering that it states, one number that it prints.
+What is claimed stands in data/paper/claims.csv, what a test tolerates in data/paper/tolerances.csv; here stands how
+each claim is tested. A leaf is one layer that the paper lists, one ordering that it states, one number that it prints.
 
 The rules of leaves:
 
@@ -13,9 +13,9 @@ The rules of leaves:
 - a number that the paper prints is reproduced where our interval lies within its tolerance, not where it lies outside;
 - algebra and counts need no interval.
 
-The rule of claims: not reproduced if one leaf is not, undecided if one leaf is, else reproduced; leaves that could not be
-attempted are counted and left out; a claim without any other is not attempted. A claim that is decided where one of its
-data sets is a phantom is an "analogue only": what it would be stands beside it.
+The rule of claims: not reproduced if one leaf is not, undecided if one leaf is, else reproduced; leaves that could not
+be attempted are counted and left out; a claim without any other is not attempted. A claim that is decided where one of
+its data sets is a phantom is an "analogue only": what it would be stands beside it.
 """
 
 from __future__ import annotations
@@ -357,7 +357,7 @@ def _statement(letter: str) -> Callable:
             table = sources.ranges(sources.relations(results.pairs(network)))
             row = table[table["relation"].str.startswith(letter)].iloc[0]
             verdict = {0: NO, 1: UNSURE, 2: YES}[len(row["overlaps"])]
-            yield Leaf(f"{title}: range of RMSE meets those of the others", len(row["overlaps"]), row["low"], row["high"],
+            yield Leaf(f"{title}: RMSE meets those of the others", len(row["overlaps"]), row["low"], row["high"],
                        verdict)  # fmt: skip
 
     return leaves
@@ -383,7 +383,9 @@ def _(results: Results) -> list[Leaf]:
 def _(results: Results) -> list[Leaf]:
     found = []
     for network, title in NETWORKS.items():
-        logs = sources.relations(results.pairs(network)).groupby("seed")["rmse"].agg(lambda rmse: rmse.max() / rmse.min())
+        logs = (
+            sources.relations(results.pairs(network)).groupby("seed")["rmse"].agg(lambda rmse: rmse.max() / rmse.min())
+        )
         leaf = f"{title}: log10 of the largest over the smallest RMSE of a pair"
         found.append(above(leaf, *over_seeds(np.log10(logs)), np.log10(TOLERANCE["order"])))
     return found
@@ -486,7 +488,10 @@ def _(results: Results) -> list[Leaf]:
     relative = sources.ranking(results.pairs("pspnet")).groupby("source")["relative"].mean()
     few = min(wide.columns.unique("patients"))
     found = []
-    for own, rows in ((10, {"T1 seg": 2, "T1 auto": 4, "RVSC seg": 6}), (11, {"T1 seg": 3, "T1 auto": 5, "RVSC seg": 7})):
+    for own, rows in (
+        (10, {"T1 seg": 2, "T1 auto": 4, "RVSC seg": 6}),
+        (11, {"T1 seg": 3, "T1 auto": 5, "RVSC seg": 7}),
+    ):
         for source, row in rows.items():
             sign = np.sign(relative[source] - relative["ACDC auto"])
             leaf = f"row {own} against row {row}, {few} patients: the nearer source gains more"
@@ -561,8 +566,8 @@ def ledger(results: Results) -> pd.DataFrame:
 
     Returns:
         DataFrame[id, where, claim, verdict, here, leaves, reproduced, not reproduced, undecided, not attempted, reason,
-        remark, page]: verdict by the rule of claims; here: what it would be if phantoms counted; counts of leaves; reason:
-        the leaf that decided, with its numbers.
+        remark, page]: verdict by the rule of claims; here: what it would be if phantoms counted; counts of leaves;
+        reason: the leaf that decided, with its numbers.
     """
     found, rows = leaves(results), []
     for claim in paper.claims().itertuples():

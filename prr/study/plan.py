@@ -38,7 +38,10 @@ def networks(run: Experiment, number: str) -> Iterator[Job]:
                     for task in training.LOSSES:
                         yield run, {"network": network, "dataset": dataset, "task": task, "seed": seed}
                 few = run.profile.few_patients
-                yield run, {"network": network, "dataset": "acdc", "task": "segmentation", "seed": seed, "patients": few}
+                yield (
+                    run,
+                    {"network": network, "dataset": "acdc", "task": "segmentation", "seed": seed, "patients": few},
+                )
     if number == "06":
         for arguments in transfer.sources(run):
             yield run, arguments
@@ -54,7 +57,9 @@ def distinct(run: Experiment, numbers: Sequence[str]) -> list[Job]:
     if unknown := sorted(set(numbers) - set(CHAPTERS)):
         raise OptionError(f"chapter {', '.join(unknown)}: expected some of {', '.join(CHAPTERS)}")
     jobs = [job for number in numbers for job in networks(run, number)]
-    return list({repr(sorted(other.key(**arguments).items())): (other, arguments) for other, arguments in jobs}.values())
+    return list(
+        {repr(sorted(other.key(**arguments).items())): (other, arguments) for other, arguments in jobs}.values()
+    )
 
 
 def prepare(run: Experiment, *numbers: str) -> None:
@@ -74,8 +79,8 @@ def lacking(run: Experiment, *numbers: str) -> pd.DataFrame:
     """The networks of some chapters that the store does not have.
 
     Returns:
-        DataFrame[network, dataset, task, seed, patients]; empty where all are there. patients: of the training part, 0 for
-        all.
+        DataFrame[network, dataset, task, seed, patients]; empty where all are there. patients: of the training part, 0
+        for all.
 
     Raises:
         OptionError: an unknown chapter.
@@ -97,8 +102,8 @@ def plan(profile: str, chapters: Sequence[str] = (), **parameters: Any) -> pd.Da
         parameters: of `Experiment`.
 
     Returns:
-        DataFrame[network, dataset, task, start, seed, patients, normalisation, stored, seconds, megabytes]. patients: of
-        the training part, 0 for all; stored: it is in the store, and takes no time; seconds: steps times the time of
+        DataFrame[network, dataset, task, start, seed, patients, normalisation, stored, seconds, megabytes]. patients:
+        of the training part, 0 for all; stored: it is in the store, and takes no time; seconds: steps times the time of
         one step, measured now on two slices, for one job at a time. The rows of the transfer experiment come on top.
 
     Raises:

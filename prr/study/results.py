@@ -82,6 +82,8 @@ def measure(run: Experiment) -> None:
     calls = []
     for network in ("unet", "pspnet"):
         calls.append(("judge", {"network": network}))
-        calls += [("sweep", {"network": network, "kinds": ["W"], "source": each}) for each in list(sources.SIX.values())[1:]]
+        calls += [
+            ("sweep", {"network": network, "kinds": ["W"], "source": each}) for each in list(sources.SIX.values())[1:]
+        ]
         calls += [("sweep", {"network": network, "kinds": ["W"], "dose": dose}) for dose in DOSES]
     run.together(calls)
