@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
-from prr.errors import NetworkError
+from prr.errors import NetworkError, OptionError
 from prr.layers import FAMILIES, check_kinds, comparable, forward, replaced, tensor
 
 # A channel whose |RW| is below this share of the layer's largest is switched off in the target: RW'/RW says nothing
@@ -198,19 +198,22 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 32) -> nn.Mo
         that no pass calls, or that is frozen, keeps its own.
 
     Raises:
+        OptionError: no image, or an empty batch.
         NetworkError: whatever the network says of the images, one value per channel among it.
     """
+    if batch_size < 1 or not len(images):
+        raise OptionError(f"batch_size={batch_size}, {len(images)} images: expected 1 or more of both")
     probe = copy.deepcopy(model).eval()
     norms = [each for each in probe.modules() if isinstance(each, FAMILIES[1]) and each.running_mean is not None]
-    before = [(norm.momentum, norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative: every pass counts the same
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:  # a cumulative mean that begins anew: its first pass overwrites, so nothing need be reset
+        norm.momentum = None
+        norm.num_batches_tracked.zero_()
         norm.train()
-    for batch in images.tensor_split(-(-len(images) // batch_size)):
-        forward(probe, batch.to(norms[0].running_mean.device) if norms else batch)
-    for norm, (momentum, mean, variance) in zip(norms, before, strict=True):
+    for batch in images.tensor_split(-(-len(images) // batch_size)) if norms else ():
+        forward(probe, batch.to(norms[0].running_mean.device))
+    for norm, (momentum, count) in zip(norms, before, strict=True):
         norm.momentum = momentum
         if not norm.num_batches_tracked:
-            norm.running_mean, norm.running_var = mean, variance
+            norm.num_batches_tracked.copy_(count)
     return probe.eval()

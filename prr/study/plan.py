@@ -10,6 +10,7 @@ import pandas as pd
 from prr.errors import OptionError
 from prr.study import training, transfer
 from prr.study.experiment import READERS, Experiment, initial, together
+from prr.study.models import NETWORKS
 
 Job = tuple[Experiment, dict[str, Any]]  # an experiment, and arguments of its `model`
 
@@ -19,8 +20,8 @@ CHAPTERS = {
     "02": (("unet", None), ("pspnet", None), ("pspnet", "zscore"), ("pspnet", "unit")),
     "03": (("unet", None), ("unet", "zscore"), ("unet", "unit")),
     "04": (("unet", None), ("pspnet", None), ("pspnet", "zscore"), ("pspnet", "unit")),
-    "05": (("unet", None), ("pspnet", None)),
-    "06": (),
+    "05": (),  # the six networks of `sources`, of both architectures
+    "06": (),  # what the transfer experiment loads
     "07": (),  # reads what the others have made
 }
 
@@ -33,7 +34,7 @@ def networks(run: Experiment, number: str) -> Iterator[Job]:
             yield other, {"network": network, "dataset": "acdc", "task": task}
     if number == "05":
         for seed in run.seeds:
-            for network, _ in CHAPTERS[number]:
+            for network in NETWORKS:
                 for dataset in READERS:
                     for task in training.LOSSES:
                         yield run, {"network": network, "dataset": dataset, "task": task, "seed": seed}

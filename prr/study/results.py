@@ -6,8 +6,8 @@ import functools
 
 import pandas as pd
 
-import prr
 from prr import bn
+from prr.layers import parameter_table
 from prr.study import sources
 from prr.study.experiment import Experiment
 from prr.study.models import branches, pspnet
@@ -35,7 +35,7 @@ class Results:
 
     def table(self) -> pd.DataFrame:
         """The parameter table of the paper's PSPNet."""
-        return prr.parameter_table(pspnet())
+        return parameter_table(pspnet())
 
     def sweep(self, network: str) -> pd.DataFrame:
         """All kinds, ACDC segmentation by ACDC auto-encoding."""
@@ -55,7 +55,7 @@ class Results:
 
     def shift(self, network: str) -> pd.DataFrame:
         """`prr.shift_scale` of ACDC segmentation by ACDC auto-encoding."""
-        return prr.shift_scale(*self._pair(network))
+        return bn.shift_scale(*self._pair(network))
 
     def verdict(self, network: str) -> Verdict:
         """`prr.judge`."""
@@ -69,7 +69,7 @@ class Results:
     def algebra(self) -> pd.DataFrame:
         """How purely each replacement shifts or scales UNet's third batch norm."""
         target, source = self._pair("unet")
-        layer = prr.parameter_table(target).query("kind == 'RM' and layer == 3")["name"].item()
+        layer = parameter_table(target).query("kind == 'RM' and layer == 3")["name"].item()
         images = self.run.slices("acdc").validation.images[:8].to(self.run.device)
         return bn.residuals(target, source, layer, images)
 
