@@ -202,7 +202,7 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 32) -> nn.Mo
         NetworkError: whatever the network says of the images, one value per channel among it.
     """
     if batch_size < 1 or not len(images):
-        raise OptionError(f"batch_size={batch_size}, {len(images)} images: expected 1 or more of both")
+        raise OptionError(f"expected 1 or more images, and to a batch, found {len(images)} and batch_size={batch_size}")
     probe = copy.deepcopy(model).eval()
     norms = [each for each in probe.modules() if isinstance(each, FAMILIES[1]) and each.running_mean is not None]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
