@@ -94,7 +94,12 @@ class World:
         null = table["rmse"] * (4 if self.right else 0.9)
         relative = table["rmse"]
         return table.assign(
-            relative=relative, relative_second=relative, travelled_first=1.0, travelled_second=1.0, apart=apart, null=null
+            relative=relative,
+            relative_second=relative,
+            travelled_first=1.0,
+            travelled_second=1.0,
+            apart=apart,
+            null=null,
         )
 
     def few(self, network):
@@ -117,7 +122,9 @@ class World:
 
     def algebra(self):
         kinds = {"RM": "shift", "RB": "shift", "RV": "scale", "RW": "scale"}
-        return pd.DataFrame({"kind": list(kinds), "changes": list(kinds.values()), "residual": 1e-6 if self.right else 1e-2})
+        return pd.DataFrame(
+            {"kind": list(kinds), "changes": list(kinds.values()), "residual": 1e-6 if self.right else 1e-2}
+        )
 
     def transfer(self):
         printed = paper.transfer().set_index(["patients", "row"])
@@ -128,7 +135,9 @@ class World:
                 dice = float(dice) if self.right else 1 - float(dice) * (1 if size == 50 else 0.6)
                 if self.right and row == 1 and seed == 2:
                     dice += 0.0001
-                rows.append(("pspnet", "paper", patients, row, transfer.ROWS[row].label, seed, label, dice + 1e-5 * seed))
+                rows.append(
+                    ("pspnet", "paper", patients, row, transfer.ROWS[row].label, seed, label, dice + 1e-5 * seed)
+                )
         columns = ["network", "parameters", "patients", "row", "label", "seed", "class", "dice"]
         return pd.DataFrame(rows, columns=columns)
 
@@ -139,7 +148,15 @@ def here(world):
 
 # what no world can give: a pattern's absence, little spread, an answer from two networks to the question of causes
 NEVER = {"unet-rv-pattern": OPEN, "connections": ABSENT, "results-vary": OPEN}
-OWN = {"pspnet-w-pattern", "semi-supervised", "groups-unet", "groups-pspnet", "statement-a", "statement-b", "statement-c"}  # tested below
+OWN = {
+    "pspnet-w-pattern",
+    "semi-supervised",
+    "groups-unet",
+    "groups-pspnet",
+    "statement-a",
+    "statement-b",
+    "statement-c",
+}  # tested below
 
 
 def test_the_claims_of_the_paper_and_their_tests_have_the_same_names():
@@ -175,7 +192,9 @@ def verdicts(claim, results):
     ("lost", "verdict"), [((6, 7, 11, 12, 16, 17), YES), ((2, 3, 4, 5, 9, 10), NO), ((6, 7, 2, 3), OPEN), ((1,), OPEN)]
 )
 def test_the_pattern_of_kernels_that_are_not_reusable(lost, verdict):
-    table = TABLES["pspnet"].assign(drop=0.5 * (TABLES["pspnet"]["kind"].eq("W") & TABLES["pspnet"]["layer"].isin(lost)))
+    table = TABLES["pspnet"].assign(
+        drop=0.5 * (TABLES["pspnet"]["kind"].eq("W") & TABLES["pspnet"]["layer"].isin(lost))
+    )
     swept = table.assign(low=table["drop"], high=table["drop"])
     assert verdicts("pspnet-w-pattern", SimpleNamespace(sweep=lambda network: swept)) == [verdict]
 
@@ -200,7 +219,9 @@ def t1_seg(first, second):
 def test_two_groups_with_t1_segmentation_apart():
     assert verdicts("groups-unet", curves(lambda *pair: 10.0 if t1_seg(*pair) else 1.0)) == [YES, YES]
     assert verdicts("groups-unet", curves(lambda *pair: 1.0 if t1_seg(*pair) else 10.0)) == [YES, NO]
-    three = curves(lambda first, second: 100.0 if t1_seg(first, second) else 10.0 if "RVSC seg" in (first, second) else 1.0)
+    three = curves(
+        lambda first, second: 100.0 if t1_seg(first, second) else 10.0 if "RVSC seg" in (first, second) else 1.0
+    )
     assert verdicts("groups-unet", three)[0] == NO
     assert verdicts("groups-pspnet", three) == [YES]
     assert verdicts("groups-pspnet", curves(lambda *pair: 10.0 if t1_seg(*pair) else 1.0)) == [NO]
@@ -249,7 +270,8 @@ def test_what_phantoms_decide_is_an_analogue_and_algebra_is_not():
 def test_the_rule_of_claims(monkeypatch):
     leaf = ledger.open_
     for found, expected in (
-        ([YES, YES], YES), ([YES, OPEN], OPEN), ([OPEN, NO, YES], NO), ([ABSENT, YES], YES), ([ABSENT], ABSENT), ([], ABSENT)
+        ([YES, YES], YES), ([YES, OPEN], OPEN), ([OPEN, NO, YES], NO), ([ABSENT, YES], YES), ([ABSENT], ABSENT),
+        ([], ABSENT)
     ):  # fmt: skip
         monkeypatch.setitem(ledger.TESTS, "unet-w", lambda results, found=found: [leaf("x", 1, each) for each in found])
         assert ledger.ledger(World(True)).set_index("id").loc["unet-w", "here"] == expected

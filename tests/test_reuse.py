@@ -1,5 +1,6 @@
 """Transplant and sweep, on a network small enough to do the same by hand."""
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,8 +14,8 @@ from prr import bn
 from prr.distance import rmse
 from prr.errors import DataError, NetworkError, OptionError
 from prr.layers import ALL, parameter_table
-from prr.metrics import drop_interval
-from prr.reuse import sweep, transplant
+from prr.metrics import drop_interval, foreground_dice
+from prr.reuse import apply_plan, joint, sweep, transplant
 
 ATTRIBUTE = {"W": "weight", "B": "bias", "RM": "running_mean", "RV": "running_var", "RW": "weight", "RB": "bias"}
 
@@ -350,3 +351,48 @@ def test_negative_variances_are_refused(target, source):
     source.block[1].running_var[0] = -1
     with pytest.raises(NetworkError, match=r"block.1.running_var: the source has negative variances"):
         transplant(target, source, "B", 1)
+
+
+# ------------------------------------------------------------------- plans
+
+
+def plan_of(*rows):
+    return pd.DataFrame(rows, columns=["kind", "name", "action"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("X", "0", "reuse")], "kind 'X'"),
+        ([("W", "0", "keep")], "action 'keep': expected some of reuse, fine-tune, recalibrate, retrain"),
+        ([("W", "0", "recalibrate")], "only RM and RV can be recalibrated"),
+        ([("W", "0", "reuse"), ("W", "0", "retrain")], "named twice"),
+        ([("W", "nowhere", "reuse")], "nowhere"),
+    ],
+)
+def test_a_plan_that_says_nothing_clear_is_refused(rows, message):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    with pytest.raises((OptionError, NetworkError), match=message):
+        apply_plan(model, copy.deepcopy(model), plan_of(*rows))
+
+
+def test_a_plan_without_a_column_is_refused():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3))
+    with pytest.raises(OptionError, match="found no action"):
+        apply_plan(model, model, pd.DataFrame({"kind": ["W"], "name": ["0"]}))
+
+
+def test_a_joint_transplant_of_one_pair_is_the_sweeps_row_and_of_all_pairs_is_the_source():
+    torch.manual_seed(0)
+    target, source = (
+        nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)).eval() for _ in "ab"
+    )
+    data = SimpleNamespace(
+        images=torch.randn(6, 1, 8, 8), masks=torch.randint(0, 4, (6, 8, 8)), patient=torch.tensor([0, 0, 1, 1, 2, 2])
+    )
+    swept = sweep(target, source, data)
+    row = swept.iloc[0]
+    found = joint(target, source, data, swept.iloc[:1][["kind", "name"]])
+    assert found == pytest.approx({name: row[name] for name in ("score", "drop", "low", "high")}, abs=1e-6)
+    every = joint(target, source, data, parameter_table(target)[["kind", "name"]])
+    assert every["score"] == pytest.approx(np.nanmean(foreground_dice(source(data.images).detach(), data)))

@@ -1,13 +1,29 @@
 """Verdicts by interval, against the definition and a table counted by hand."""
 
+import copy
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+import prr
+from prr.bn import recalibrate
 from prr.errors import OptionError
-from prr.verdict import layer_verdicts, shares
+from prr.verdict import (
+    NOT_REUSABLE,
+    REUSABLE,
+    UNDECIDED,
+    jointly,
+    judge,
+    layer_verdicts,
+    reusable_network,
+    shares,
+)
 
 few = settings(max_examples=50, deadline=None)
 number = st.floats(-1, 1)
@@ -72,3 +88,125 @@ def test_shares_count_every_layer_once(pairs):
     table = shares(sweep)
     assert table["tolerance"].tolist() == [0.01, 0.02, 0.05, 0.1, 0.2]
     assert (table[["reusable", "undecided", "not reusable"]].sum(axis=1) == len(pairs)).all()
+
+
+# ------------------------------------------------------------------------ judge
+
+
+class Patients:
+    """Four patients with two images each; a score compares the output's mean with a label."""
+
+    images = torch.randn(8, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    masks = torch.ones(8, 6, 6, dtype=torch.uint8)
+    patient = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+
+
+def network(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 2, 1)).eval()
+
+
+def closeness(output, data):
+    """Score 1 where the output is the target's own, less the farther it is."""
+    far = (output - closeness.target).square().mean((1, 2, 3)).sqrt()
+    return (1 - far).reshape(4, 2).mean(1).numpy()
+
+
+@pytest.fixture
+def target():
+    model = network(1)
+    closeness.target = model(Patients.images).detach()
+    return model
+
+
+def shifted(model, amount):
+    """A source whose kernels are `amount` away in every number."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for module in other:
+            if isinstance(module, nn.Conv2d):
+                module.weight += amount
+    return other
+
+
+def test_a_network_is_wholly_reusable_in_itself(target):
+    verdict = judge(target, target, Patients, score=closeness)
+    assert verdict.reusable_network is True
+    assert verdict.drawn == "source"
+    assert (verdict.layers["drop"] == 0).all()
+    assert set(verdict.plan()["action"]) == {"reuse"}
+    assert verdict.sources[["kernels", "rmse", "rank"]].values.tolist() == [[2, 0, 1]]
+    assert verdict.joint["drop"].iloc[0] == pytest.approx(0, abs=1e-6)
+    assert "is reusable" in str(verdict)
+
+
+def test_a_far_source_makes_it_not_reusable_and_its_kernels_are_retrained(target):
+    verdict = judge(target, shifted(target, 5.0), Patients, score=closeness)
+    assert verdict.reusable_network is False
+    plan = verdict.plan().set_index(["kind", "layer"])["action"]
+    assert plan["W", 1] == plan["W", 2] == "retrain"
+
+
+def test_sources_are_ranked_by_their_distance_over_the_reusable_kernels(target):
+    sources = {"far": shifted(target, 0.02), "near": shifted(target, 0.001), "middle": shifted(target, 0.01)}
+    verdict = judge(target, sources, Patients, score=closeness, tolerance=1.0)
+    assert verdict.sources["source"].tolist() == ["near", "middle", "far"]
+    assert verdict.sources["rmse"].to_numpy() == pytest.approx([0.001, 0.01, 0.02], rel=1e-3)
+    assert verdict.sources["rank"].tolist() == [1, 2, 3]
+    assert verdict.sources.loc[verdict.sources["drawn"], "source"].tolist() == [verdict.drawn]
+    drawn = {judge(target, sources, Patients, score=closeness, tolerance=1.0, seed=seed).drawn for seed in range(6)}
+    assert len(drawn) > 1
+
+
+def test_layers_that_pass_alone_but_fail_together_are_reduced(target):
+    source = copy.deepcopy(target)
+    with torch.no_grad():
+        source[1].weight *= 1.2
+        source[3].bias += 0.2  # 0.2 of the score, as about RW's
+        source[1].bias += 0.1
+    alone = prr.sweep(target, source, Patients, score=closeness).set_index(["kind", "layer"])
+    tolerance = alone["high"].max() + 1e-6
+    verdict = judge(target, source, Patients, score=closeness, tolerance=tolerance)
+    assert (verdict.layers["verdict"] == REUSABLE).all()
+    joint = verdict.joint
+    assert joint["layers"].tolist()[:2] == [len(verdict.layers)] * 2
+    assert (joint["verdict"].iloc[:2] != REUSABLE).all()
+    kept = joint.loc[joint["verdict"] == REUSABLE, "layers"].max()
+    assert 0 < kept < len(verdict.layers)
+    plan = verdict.plan()
+    reused = plan[plan["action"] == "reuse"].assign(action="fine-tune")
+    score = closeness(prr.apply_plan(target, source, reused).eval()(Patients.images).detach(), Patients)
+    assert 1 - score.mean() <= tolerance
+
+
+def test_recalibration_alone_can_save_a_plan(target):
+    target = recalibrate(target, Patients.images)
+    closeness.target = target(Patients.images).detach()
+    source = copy.deepcopy(target)
+    with torch.no_grad():
+        source[0].weight *= 3  # batch norm undoes it, once its statistics are those of the new feature maps
+        source[1].running_mean *= 3
+    verdict = judge(target, source, Patients, score=closeness, tolerance=0.5, kinds=["W", "RM"])
+    first = jointly(target, source, Patients, verdict.layers, 0.05, {"score": closeness})
+    assert first["recalibrated"].tolist()[:2] == [False, True]
+    assert (first["verdict"] == REUSABLE).tolist()[:2] == [False, True]
+    plan = dataclasses.replace(verdict, joint=first, layers=verdict.layers.assign(verdict=REUSABLE)).plan()
+    actions = plan.set_index(["kind", "layer"])["action"]
+    assert actions["W", 1] == "reuse"
+    assert actions["RM", 1] == actions["RV", 1] == "recalibrate"
+
+
+@pytest.mark.parametrize(
+    ("reusable", "lost", "answer"), [(4, 4, True), (3, 5, False), (3, 4, None), (0, 4, None), (8, 0, True)]
+)
+def test_half_of_the_kernels_decide_unless_the_open_ones_could(reusable, lost, answer):
+    verdicts = [REUSABLE] * reusable + [NOT_REUSABLE] * lost + [UNDECIDED] * (8 - reusable - lost)
+    assert reusable_network(pd.DataFrame({"verdict": verdicts})) is answer
+
+
+@pytest.mark.parametrize(
+    ("source", "options"), [({}, {}), (None, {"kinds": ["B"]}), (None, {"share": 0}), (None, {"tolerance": -1})]
+)
+def test_a_judge_without_a_case_refuses(target, source, options):
+    with pytest.raises(OptionError, match="expected at least one source"):
+        judge(target, target if source is None else source, Patients, score=closeness, **options)

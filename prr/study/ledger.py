@@ -475,7 +475,8 @@ def _(results: Results) -> list[Leaf]:
     for row in cells.rename(columns={"class": "cell"}).itertuples():
         leaf = f"{row.paper_patients} samples, row {row.row}, {row.cell}"
         if (row.paper_patients, row.row, row.cell) in doubtful:
-            found.append(open_(f"{leaf}: does not follow from its own classes", row.dice, ABSENT)._replace(paper=row.paper))
+            odd_one = open_(f"{leaf}: does not follow from its own classes", row.dice, ABSENT)
+            found.append(odd_one._replace(paper=row.paper))
         else:
             found.append(number(leaf, row.paper, row.dice, row.low, row.high))
     return found
