@@ -370,30 +370,27 @@ class Download:
         return f'<a download="{name}" href="data:text/csv;base64,{data}">{name}: the data, as CSV</a>'
 
 
-class Table:
-    """A table as HTML whose rows wrap, with links to other pages; plain text elsewhere.
+class Ledger:
+    """The ledger of claims as HTML, a line for each, linked to the chapter that shows its figures.
 
     Args:
-        table: what to show; a column `page` holds chapters, "03_unet" for one, and becomes links.
+        table: DataFrame[where, claim, verdict, here, leaves, reason, remark, page] from `prr.study.ledger.ledger`.
     """
 
     def __init__(self, table: pd.DataFrame):
         self.table = table
 
     def _repr_html_(self) -> str:
-        cells = self.table.map(lambda value: html.escape(str(value)))
-        if "page" in cells:
-            cells["page"] = [f'<a href="{page}.html">{page[:2]}</a>' if page else "" for page in cells["page"]]
-        return cells.to_html(index=False, escape=False, border=0)
-
-
-def ledger(table: pd.DataFrame) -> Table:
-    """The ledger of claims, a line for each.
-
-    Args:
-        table: DataFrame[id, where, claim, verdict, here, leaves, reason, remark, page] from `prr.study.ledger.ledger`.
-    """
-    return Table(table[["claim", "where", "verdict", "here", "leaves", "reason", "remark", "page"]])
+        rows = self.table.map(lambda value: html.escape(str(value)))
+        shown = rows["verdict"] + np.where(rows["verdict"] == rows["here"], "", ": " + rows["here"])
+        links = [f'<a href="{page}.html">chapter {int(page[:2])}</a>' if page else "" for page in rows["page"]]
+        cells = {
+            "claim": rows["claim"] + " <small>(" + rows["where"] + ")</small>",
+            "verdict": shown,
+            "what decided, of so many leaves": rows["reason"] + " <small>(" + rows["leaves"] + ")</small>",
+            "remark": "<small>" + rows["remark"] + "</small> " + pd.Series(links, rows.index),
+        }
+        return pd.DataFrame(cells).to_html(index=False, escape=False, border=0)
 
 
 class Words(str):

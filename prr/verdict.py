@@ -107,8 +107,8 @@ class Verdict:
         lines = [
             f"The network {answer[self.reusable_network]}, judged with {self.drawn}: of its {kernels.sum()} live "
             f"kernels {counts} within {self.tolerance:g}.",
-            f"The nearest of {len(self.sources)} source(s) is {nearest['source']}, with a mean relative RMSE of "
-            f"{nearest['relative']:.2f} over {nearest['kernels']} kernels.",
+            f"The nearest source, of {len(self.sources)}, is {nearest['source']}: mean relative RMSE "
+            f"{nearest['relative']:.2f}, kernels counted {nearest['kernels']}.",
         ]
         for row in self.joint.head(2).itertuples():
             how = "after recalibration" if row.recalibrated else "as they are"

@@ -361,3 +361,17 @@ def test_a_downloads_name_is_escaped():
 def test_words_are_shown_as_markdown():
     words = figures.Words("**bold**")
     assert words == words._repr_markdown_() == "**bold**"
+
+
+def test_the_ledger_shows_what_an_analogue_would_be_links_its_chapter_and_escapes_its_text():
+    row = {"where": "Fig. 3", "claim": "a < b", "leaves": 4, "reason": "because", "remark": "", "here": "reproduced"}
+    rows = [
+        {**row, "verdict": "analogue only", "page": "03_unet"},
+        {**row, "verdict": "reproduced", "page": ""},
+    ]
+    text = figures.Ledger(pd.DataFrame(rows))._repr_html_()
+    assert "analogue only: reproduced" in text
+    assert text.count('<a href="03_unet.html">chapter 3</a>') == text.count("<a ") == 1
+    assert "a &lt; b" in text
+    assert "a < b" not in text
+    assert "reproduced: reproduced" not in text
