@@ -353,14 +353,16 @@ class Experiment:
         self._note(judged, f"sweep{'' if layers is None else f' of {layers}'}", record)
         return table
 
-    def judge(self, network: str) -> Verdict:
+    def judge(self, network: str, patients: int | None = None) -> Verdict:
         """`prr.judge` of ACDC segmentation with the five other networks as sources, from the store or made now.
 
         Args:
             network: unet or pspnet; its networks are trained if need be.
+            patients: the target was trained on so many patients only, drawn by the seed; None: on all.
         """
-        keys = {label: self.key(network, *each) for label, each in SIX.items()}
-        models = {label: self.model(network, *each) for label, each in SIX.items()}
+        few = {label: {"patients": patients} if label == TARGET else {} for label in SIX}
+        keys = {label: self.key(network, *each, **few[label]) for label, each in SIX.items()}
+        models = {label: self.model(network, *each, **few[label]) for label, each in SIX.items()}
 
         def make() -> tuple[pd.DataFrame, dict]:
             began = time.perf_counter()

@@ -82,6 +82,7 @@ def measure(run: Experiment) -> None:
     calls = []
     for network in ("unet", "pspnet"):
         calls.append(("judge", {"network": network}))
+        calls.append(("judge", {"network": network, "patients": run.profile.few_patients}))
         calls += [
             ("sweep", {"network": network, "kinds": ["W"], "source": each}) for each in list(sources.SIX.values())[1:]
         ]
