@@ -10,7 +10,7 @@ from torchvision.models import ResNet18_Weights
 
 from prr import metrics, reuse
 from prr.data import read_acdc
-from prr.errors import DataError, NetworkError, OptionError
+from prr.errors import DataError, MissingError, NetworkError, OptionError
 from prr.study import Experiment, experiment, training
 from prr.study.experiment import derived
 from prr.study.profiles import PROFILES, profile
@@ -441,3 +441,67 @@ def test_what_a_killed_process_left_of_a_phantom_goes_when_it_is_made(tmp_path):
     Experiment("smoke", store=tmp_path, rvsc_patients=2, spacing_mm=2.0).slices("rvsc")
     assert made.exists()
     assert not draft.exists()
+
+
+# --------------------------------------------------------- few patients, many jobs
+
+
+def test_a_network_of_few_patients_is_another_network_trained_on_them_alone(run, fits):
+    experiment = run(seed=71)
+    experiment.model("unet", patients=1)
+    experiment.model("unet")
+    few, every = (call["data"] for call in fits)
+    assert len(few.train.patient.unique()) == 1
+    assert set(few.train.patient.tolist()) < set(every.train.patient.tolist())
+    assert few.validation.patient.tolist() == every.validation.patient.tolist()
+    assert same(fits[0]["start"], fits[1]["start"])
+
+
+def test_more_patients_than_there_are_is_refused(run):
+    with pytest.raises(OptionError, match="patients=9: expected 1 to 2"):
+        run(seed=72).model("unet", patients=9)
+
+
+def test_an_experiment_that_only_reads_makes_nothing(run, tmp_path):
+    experiment = run(store=tmp_path / "empty")
+    with pytest.raises(MissingError, match="not computed yet"):
+        experiment.stored().model("unet")
+    assert not list(tmp_path.rglob("*.safetensors"))
+    trained = run(seed=73)
+    with pytest.raises(MissingError):
+        trained.stored().model("unet")
+    assert same(trained.model("unet"), trained.stored().model("unet"))
+
+
+def test_the_start_of_a_network_is_what_its_training_began_from(run, fits):
+    experiment = run(seed=74)
+    experiment.model("pspnet", "acdc", "auto-encoding")
+    assert same(experiment.start("pspnet", "acdc", "auto-encoding"), fits[0]["start"])
+
+
+def test_seeds_count_from_the_experiments_own(run):
+    assert run(seed=5, seeds=3).seeds == [5, 6, 7]
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_results_made_together_are_those_made_one_by_one(run, folder, tmp_path, monkeypatch, jobs):
+    monkeypatch.setenv("PRR_JOBS", jobs)
+    alone, together = run(seed=75), run(seed=75, store=tmp_path)
+    together.together([("model", {"network": network}) for network in ("unet", "pspnet")])
+    for network in ("unet", "pspnet"):
+        assert same(together.stored().model(network), alone.model(network))
+
+
+@pytest.mark.parametrize("jobs", ["0", "many", "-1"])
+def test_a_number_of_jobs_that_is_none_is_refused(run, monkeypatch, jobs):
+    monkeypatch.setenv("PRR_JOBS", jobs)
+    with pytest.raises(OptionError, match=f"PRR_JOBS={jobs}"):
+        run(seed=76).together([("model", {"network": "unet"})])
+
+
+def test_a_dose_of_one_is_the_transplant_and_of_zero_changes_nothing(run):
+    experiment = run(seed=77)
+    whole = experiment.sweep("unet", ["W"], [1, 2])
+    reached = experiment.sweep("unet", ["W"], [1, 2], dose=1.0)
+    assert reached["drop"].to_numpy() == pytest.approx(whole["drop"], abs=1e-4)
+    assert (experiment.sweep("unet", ["W"], [1, 2], dose=0.0)["drop"] == 0).all()

@@ -8,7 +8,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 from prr.errors import OptionError
 from prr.layers import parameter_table
 from prr.study import pspnet, unet
-from prr.study.models import connections
+from prr.study.models import branches, connections
 
 EXAMPLE = torch.zeros(1, 1, 48, 48)
 # the paper's section 3.1, in its count
@@ -207,3 +207,21 @@ def test_unets_connections_are_long_and_its_ends_have_the_same_resolution():
 def test_pspnets_connections_are_short_and_join_neighbouring_blocks():
     blocks = [f"encoder.layer{layer}.{block}.conv2" for layer in (1, 2, 3, 4) for block in (0, 1)]
     assert connections(pspnet(4)) == list(zip(["encoder.conv1", *blocks[:-1]], blocks, strict=True))
+
+
+def test_the_branch_and_the_identity_of_a_residual_unit_are_those_of_its_formula():
+    torch.manual_seed(0)
+    model, images = pspnet(4).eval(), torch.randn(2, 1, 48, 48)
+    table = branches(model, images).set_index("name")
+    assert table.index.tolist() == [f"encoder.layer{stage}.{unit}" for stage in (1, 2, 3, 4) for unit in (0, 1)]
+    encoder = model.encoder
+    with torch.no_grad():
+        x = encoder.maxpool(encoder.bn1(encoder.conv1(images.expand(-1, 3, -1, -1))).relu())
+        for name, unit in ((f"layer{stage}.{index}", encoder.get_submodule(f"layer{stage}.{index}"))
+                           for stage in (1, 2, 3, 4) for index in (0, 1)):  # fmt: skip
+            branch = unit.bn2(unit.conv2(unit.bn1(unit.conv1(x)).relu()))
+            carried = unit.downsample(x) if unit.downsample else x
+            rms = [value.square().mean().sqrt().item() for value in (branch, carried)]
+            assert table.loc[f"encoder.{name}", ["branch", "identity"]].tolist() == pytest.approx(rms, rel=1e-5)
+            x = (branch + carried).relu()
+    assert table["ratio"].to_numpy() == pytest.approx(table["branch"] / table["identity"])

@@ -384,3 +384,14 @@ def test_words_name_the_rows_whose_interval_leaves_0_out():
     assert "+0.20" in text
     one = {cell: value for cell, value in near.items() if cell[2] == 0}
     assert in_words(table(one)).count("rows that gain: none, rows that lose: none") == 2  # no interval, no verdict
+
+
+def test_a_row_whose_list_freezes_everything_is_scored_as_loaded(experiment, fits, monkeypatch):
+    run = experiment()
+    every = prr.parameter_table(run.start("unet"))[["kind", "layer", "name", "size"]]
+    monkeypatch.setattr(transfer, "loaded", lambda *arguments: every)
+    row = run.transfer_row(network="unet", parameters="inferred", row=10, patients=1, seed=0)
+    assert not [call for call in fits if not any(each.requires_grad for each in call["model"].parameters())]
+    source, part = run.model("unet", task="auto-encoding"), run.slices("acdc").validation
+    found = prr.dice(prr.reuse.predict(source, part.images).argmax(1), part.masks, part.patient)
+    assert row["dice"].to_numpy() == pytest.approx(found.groupby("class")["dice"].mean())

@@ -240,9 +240,10 @@ def run_row(
 def _trained_dice(model: nn.Module, data: Slices, key: Key, progress: bool) -> pd.DataFrame:
     """DataFrame[class, dice] on the validation patients after training in place."""
     options = {name: key[name] for name in ("steps", "batch_size", "learning_rate")}
-    training.fit(
-        model, data, key["task"], seed=derived(key["seed"], "transfer"), progress=progress, checkpoints=1, **options
-    )
+    if any(parameter.requires_grad for parameter in model.parameters()):  # a list may freeze all: scored as loaded
+        training.fit(
+            model, data, key["task"], seed=derived(key["seed"], "transfer"), progress=progress, checkpoints=1, **options
+        )
     if not all(value.isfinite().all() for value in model.state_dict().values()):
         raise NetworkError(
             f"{key['network']}, transfer: NaN or infinite weights after training with learning_rate="
