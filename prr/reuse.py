@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -190,6 +189,8 @@ def apply_plan(model: nn.Module, source: nn.Module, plan: pd.DataFrame) -> nn.Mo
     check_plan(plan)
     comparable(model, source)
     model = copy.deepcopy(model)
+    for kind, name in plan[["kind", "name"]].itertuples(index=False):
+        tensor(model, kind, name)  # refuses what is not there, whatever the action
     for kind, name in plan.loc[plan["action"].isin(["reuse", "fine-tune"]), ["kind", "name"]].itertuples(index=False):
         replace(model, source, kind, name)
     frozen = plan[plan["action"] == "reuse"]
@@ -221,27 +222,25 @@ def check_plan(plan: pd.DataFrame) -> None:
 
 def hold(norm: nn.Module, attributes: Collection[str]) -> None:
     """Freeze one or both running statistics of a batch norm, in place; copies of the module keep them frozen too."""
-    if len(attributes) == 2:
-        norm.register_forward_pre_hook(_as_in_eval)
-        return
-    norm.register_forward_pre_hook(partial(_set_aside, *attributes))
-    norm.register_forward_hook(partial(_put_back, *attributes))
+    already = vars(norm).get("held", ())
+    norm.held = sorted({*already, *attributes})
+    if not already:
+        norm.register_forward_pre_hook(_set_aside)
+        norm.register_forward_hook(_put_back)
 
 
-def _as_in_eval(norm: nn.Module, inputs: tuple) -> None:
-    norm.eval()  # each time, for model.train() reaches this module too
-
-
-def _set_aside(attribute: str, norm: nn.Module, inputs: tuple) -> None:
+def _set_aside(norm: nn.Module, inputs: tuple) -> None:
     """Let a training pass write to a copy, so that the frozen buffer itself is never touched."""
+    if len(norm.held) == 2:
+        norm.eval()  # each time, for model.train() reaches this module too
     if norm.training:
-        norm.aside = norm._buffers[attribute]
-        norm._buffers[attribute] = norm.aside.clone()
+        norm.aside = norm._buffers[norm.held[0]]
+        norm._buffers[norm.held[0]] = norm.aside.clone()
 
 
-def _put_back(attribute: str, norm: nn.Module, inputs: tuple, output: Tensor) -> None:
+def _put_back(norm: nn.Module, inputs: tuple, output: Tensor) -> None:
     if norm.training:
-        norm._buffers[attribute] = norm.__dict__.pop("aside")
+        norm._buffers[norm.held[0]] = norm.__dict__.pop("aside")
 
 
 def check_data(data: Data) -> None:

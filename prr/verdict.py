@@ -50,7 +50,8 @@ def shares(swept: pd.DataFrame, tolerances: tuple[float, ...] = (0.01, 0.02, 0.0
         for kind, part in layer_verdicts(swept, tolerance).groupby("kind", sort=False):
             counts = part["verdict"].value_counts().reindex([REUSABLE, UNDECIDED, NOT_REUSABLE], fill_value=0)
             rows.append({"kind": kind, "tolerance": tolerance, **counts, "layers": len(part)})
-    return pd.DataFrame(rows).sort_values(["kind", "tolerance"], kind="stable", ignore_index=True)
+    table = pd.DataFrame(rows, columns=["kind", "tolerance", REUSABLE, UNDECIDED, NOT_REUSABLE, "layers"])
+    return table.sort_values(["kind", "tolerance"], kind="stable", ignore_index=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +92,8 @@ class Verdict:
         largest = passed[passed["layers"] == passed["layers"].max()].head(1)
         kept = _in_order(self.layers).head(int(largest["layers"].sum()))
         statistics = self.pairs["kind"].isin(["RM", "RV"])
-        live = self.pairs["name"].isin(self.layers["name"])
+        # of a kind that was not judged it is not known which layers run
+        live = self.pairs["name"].isin(self.layers["name"]) | ~self.pairs["kind"].isin(self.layers["kind"])
         taken = pd.MultiIndex.from_frame(self.pairs[["kind", "name"]]).isin(
             pd.MultiIndex.from_frame(kept[["kind", "name"]])
         )
@@ -185,9 +187,8 @@ def reusable_network(kernels: pd.DataFrame, share: float = 0.5) -> bool | None:
         kernels: DataFrame with a column verdict, a row for each live W.
         share: part of them that has to be reusable.
     """
-    sure, lost = ((kernels["verdict"] == each).sum() for each in (REUSABLE, NOT_REUSABLE))
-    needed = share * len(kernels)
-    return True if sure >= needed else False if len(kernels) - lost < needed else None
+    sure, possible = (kernels["verdict"] == REUSABLE).mean(), (kernels["verdict"] != NOT_REUSABLE).mean()
+    return True if sure >= share else False if possible < share else None
 
 
 def rank(target: nn.Module, sources: dict[str, nn.Module], layers: pd.DataFrame) -> pd.DataFrame:

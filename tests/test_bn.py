@@ -247,6 +247,8 @@ def test_recalibration_by_hand_on_one_layer(images):
 @pytest.mark.parametrize("batch_size", [3, 4, 12, 100])
 def test_recalibration_is_what_torchs_update_bn_does(images, batch_size):
     model = randomised(Net(), 1)
+    for name in ("first.1", "second.1"):
+        model.get_submodule(name).num_batches_tracked.fill_(9)  # of its training, which must not count
     found = recalibrate(model, images, batch_size)
     model.first[3] = nn.Identity()  # update_bn would run dropout too
     swa_utils.update_bn(list(images.split(batch_size)), model)

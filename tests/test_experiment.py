@@ -505,3 +505,27 @@ def test_a_dose_of_one_is_the_transplant_and_of_zero_changes_nothing(run):
     reached = experiment.sweep("unet", ["W"], [1, 2], dose=1.0)
     assert reached["drop"].to_numpy() == pytest.approx(whole["drop"], abs=1e-4)
     assert (experiment.sweep("unet", ["W"], [1, 2], dose=0.0)["drop"] == 0).all()
+
+
+def distances(target, other):
+    """Root mean square distance of every kernel."""
+    pairs = zip(target.parameters(), other.parameters(), strict=True)
+    return np.array([(mine - theirs).square().mean().sqrt().item() for mine, theirs in pairs if mine.ndim == 4])
+
+
+def test_a_dose_is_so_much_of_the_way_and_noise_is_as_far_as_the_source(run, monkeypatch):
+    experiment, given = run(seed=77), []
+    genuine = reuse.sweep
+    monkeypatch.setattr(reuse, "sweep", lambda *pair, **options: given.append(pair[:2]) or genuine(*pair, **options))
+    for dose in (0.3, "noise", 0.6, 0.3, "noise"):
+        experiment.sweep("unet", ["RB"], [1], dose=dose)
+    target, source = (experiment.model("unet", task=task) for task in TASKS)
+    whole = distances(target, source)
+    assert len(given) == 3  # the others were in the store
+    for (judged, donor), part in zip(given, (0.3, 1.0, 0.6), strict=True):
+        assert same(judged, target)
+        np.testing.assert_allclose(distances(target, donor), part * whole, rtol=1e-4)
+        if part < 1:
+            np.testing.assert_allclose(distances(donor, source), (1 - part) * whole, rtol=1e-4)
+        else:
+            assert (distances(donor, source) > whole / 2).all()  # elsewhere

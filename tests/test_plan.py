@@ -8,8 +8,8 @@ import yaml
 
 from prr.book import ROOT
 from prr.errors import OptionError
-from prr.study import Experiment
-from prr.study.plan import CHAPTERS, plan
+from prr.study import Experiment, sources, transfer
+from prr.study.plan import CHAPTERS, distinct, plan, prepare
 
 CALL = re.compile(r'\b(run|other)\.(?:model|history|dice|sweep)\("(\w+)"')
 MEANT = {"run": [None], "other": ["zscore", "unit"]}
@@ -51,3 +51,37 @@ def test_a_plan_has_each_network_once(tmp_path):
 def test_an_unknown_chapter_is_refused():
     with pytest.raises(OptionError, match="chapter 99: expected some of 01, 02, 03, 04, 05, 06, 07"):
         plan("smoke", ["99"])
+
+
+def test_what_is_prepared_is_all_that_the_chapters_read(tmp_path):
+    run = Experiment("smoke", store=tmp_path, threads=1, steps=1, seeds=1)
+    jobs = distinct(run, ["05", "06"])
+    assert len(jobs) == 2 * (6 + 1)  # architectures, the six networks and the target of few patients
+    assert len(distinct(run.variant(seeds=3), ["05", "06"])) == 3 * len(jobs)
+    prepare(run, "05", "06")
+    reader = run.stored()
+    for network in ("unet", "pspnet"):
+        assert sources.over_seeds(reader, network)["seed"].unique().tolist() == run.seeds
+        assert sources.few(reader, network)["patients"].unique().tolist() == [run.profile.few_patients]
+    for arguments in transfer.sources(reader):
+        reader.model(**arguments)
+    assert len(list((tmp_path / "networks").glob("*.safetensors"))) == len(jobs)  # and nothing else was trained
+    assert plan("smoke", ["05", "06"], store=tmp_path, threads=1, steps=1, seeds=1)["stored"].all()
+
+
+def test_chapters_share_networks_and_each_is_planned_once(tmp_path):
+    run = Experiment("smoke", store=tmp_path)
+    keys = {number: {repr(other.key(**given)) for other, given in distinct(run, [number])} for number in CHAPTERS}
+    assert keys["06"] < keys["05"]
+    assert len(keys["06"]) == 4 * 2  # T1 and RVSC segmentation, T1 and ACDC auto-encoding, for two seeds
+    assert not keys["01"]
+    assert not keys["07"]
+    every = [repr(other.key(**given)) for other, given in distinct(run, [])]
+    assert len(every) == len(set(every))
+    assert set(every) == set.union(*keys.values())
+
+
+def test_preparing_an_unknown_chapter_is_refused(tmp_path):
+    with pytest.raises(OptionError, match="chapter 99"):
+        prepare(Experiment("smoke", store=tmp_path), "5", "99")
+    assert not list(tmp_path.rglob("*.safetensors"))

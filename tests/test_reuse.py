@@ -1,4 +1,4 @@
-"""Transplant and sweep, on a network small enough to do the same by hand."""
+"""Transplant, sweep, joint score and plan, on a network small enough to do the same by hand."""
 
 import copy
 from types import SimpleNamespace
@@ -14,8 +14,8 @@ from prr import bn
 from prr.distance import rmse
 from prr.errors import DataError, NetworkError, OptionError
 from prr.layers import ALL, parameter_table
-from prr.metrics import drop_interval, foreground_dice
-from prr.reuse import apply_plan, joint, sweep, transplant
+from prr.metrics import drop_interval
+from prr.reuse import ACTIONS, apply_plan, joint, sweep, transplant
 
 ATTRIBUTE = {"W": "weight", "B": "bias", "RM": "running_mean", "RV": "running_var", "RW": "weight", "RB": "bias"}
 
@@ -68,6 +68,11 @@ def data():
     )
 
 
+def everything(action):
+    """A plan that does the same with all of the toy's parameters."""
+    return parameter_table(Toy())[["kind", "layer", "name"]].assign(action=action)
+
+
 def snapshot(model):
     """Everything that a function could change in a network, numbers bit by bit."""
     state = {name: value.detach().clone().numpy().tobytes() for name, value in model.state_dict().items()}
@@ -86,6 +91,8 @@ EVERY_FUNCTION = {
     "rmse": lambda target, source, data: rmse(target, source),
     "shift_scale": lambda target, source, data: bn.shift_scale(target, source),
     "responses": lambda target, source, data: bn.responses(target, source, "block.1", data.images),
+    "apply_plan": lambda target, source, data: apply_plan(target, source, everything("reuse")),
+    "joint": lambda target, source, data: joint(target, source, data, everything("reuse"), recalibrated=True),
 }
 
 
@@ -353,46 +360,190 @@ def test_negative_variances_are_refused(target, source):
         transplant(target, source, "B", 1)
 
 
-# ------------------------------------------------------------------- plans
+# ----------------------------------------------------------------------- joint
 
 
-def plan_of(*rows):
+def test_one_pair_taken_jointly_is_its_row_of_the_sweep(target, source, data):
+    for row in sweep(target, source, data, score=pixel_accuracy).itertuples():
+        found = joint(target, source, data, pd.DataFrame([row])[["kind", "name"]], score=pixel_accuracy, batch_size=3)
+        assert list(found) == ["score", "drop", "low", "high"]
+        np.testing.assert_allclose(list(found.values()), [row.score, row.drop, row.low, row.high], atol=1e-12)
+
+
+def test_all_pairs_taken_jointly_score_as_the_source(target, source, data):
+    found = joint(target, source, data, everything("reuse"))
+    with torch.no_grad():
+        before, after = (dice_by_loops(model(data.images), data) for model in (target, source))
+    low, high = drop_interval(before, after[None])
+    assert found == pytest.approx(
+        {"score": after.mean(), "drop": before.mean() - after.mean(), "low": low[0], "high": high[0]}
+    )
+    assert found["drop"] != 0
+
+
+def test_a_joint_score_after_recalibration_is_that_of_the_recalibrated_network(target, source, data):
+    taken = transplant(target, source, "W", 3)
+    recalibrated = bn.recalibrate(taken, data.images)
+    pair = pd.DataFrame({"kind": ["W"], "name": ["block.0"]})
+    with torch.no_grad():
+        scores = [dice_by_loops(model(data.images), data).mean() for model in (taken, recalibrated)]
+    found = [joint(target, source, data, pair, recalibrated=each)["score"] for each in (False, True)]
+    assert found == pytest.approx(scores)
+    assert scores[0] != scores[1]
+
+
+def test_no_pair_costs_nothing_and_one_patient_has_no_interval(target, source, data):
+    none = everything("reuse").head(0)
+    assert joint(target, source, data, none)["drop"] == 0
+    data.patient = torch.zeros(7, dtype=torch.long)
+    assert np.isnan(joint(target, source, data, none)["high"])
+
+
+def test_a_joint_score_refuses_empty_data(target, source, data):
+    empty = SimpleNamespace(**{name: value[:0] for name, value in vars(data).items()})
+    with pytest.raises(DataError, match="at least one slice"):
+        joint(target, source, empty, everything("reuse"))
+
+
+# ------------------------------------------------------------------ apply_plan
+
+
+PARAMETERS = [(row.kind, row.name) for row in parameter_table(Toy()).itertuples()]
+each_parameter = pytest.mark.parametrize(("kind", "name"), PARAMETERS, ids=[" ".join(pair) for pair in PARAMETERS])
+
+
+def planned(*rows):
     return pd.DataFrame(rows, columns=["kind", "name", "action"])
 
 
+def state_of(model, kind, name):
+    return getattr(model.get_submodule(name), ATTRIBUTE[kind]).detach().clone()
+
+
+def train(model, steps=3):
+    """A loop of the reader's own: Adam with weight decay over all that takes a gradient."""
+    generator = torch.Generator().manual_seed(5)
+    optimiser = torch.optim.Adam(
+        [value for value in model.parameters() if value.requires_grad], lr=0.1, weight_decay=0.1
+    )
+    model.train()
+    for _ in range(steps):
+        optimiser.zero_grad()
+        sum(output.square().sum() for output in model(torch.randn(4, 1, 6, 6, generator=generator))).backward()
+        optimiser.step()
+    return model
+
+
+@each_parameter
+@pytest.mark.parametrize("action", ACTIONS)
+def test_an_action_says_whose_a_parameter_is_and_whether_training_changes_it(action, kind, name, target, source):
+    if action == "recalibrate" and kind not in ("RM", "RV"):
+        action = "retrain"
+    model = apply_plan(target, source, planned((kind, name, action)))
+    others = [pair for pair in PARAMETERS if pair != (kind, name)]
+    giver = source if action in ("reuse", "fine-tune") else target
+    begin = {pair: state_of(model, *pair) for pair in PARAMETERS}
+    assert torch.equal(begin[kind, name], state_of(giver, kind, name))
+    assert all(torch.equal(begin[pair], state_of(target, *pair)) for pair in others)
+    assert not torch.equal(state_of(source, kind, name), state_of(target, kind, name))
+    train(model)
+    assert torch.equal(state_of(model, kind, name), begin[kind, name]) == (action == "reuse")
+    assert not any(torch.equal(state_of(model, *pair), begin[pair]) for pair in others)
+
+
+def test_what_is_all_reused_is_the_source_before_and_after_training(target, source, data):
+    model = apply_plan(target, source, everything("reuse"))
+    assert not any(value.requires_grad for value in model.parameters())
+    for _ in range(2):
+        assert all(torch.equal(state_of(model, *pair), state_of(source, *pair)) for pair in PARAMETERS)
+        model.train()(data.images)
+    assert torch.equal(model.eval()(data.images), source(data.images))
+
+
+def test_an_empty_plan_is_a_copy(target, source, data):
+    model = apply_plan(target, source, planned())
+    assert torch.equal(model(data.images), target(data.images))
+    assert all(value.requires_grad for value in model.parameters())
+
+
+def copied(model):
+    return copy.deepcopy(model)
+
+
+def there_and_back(model):
+    return copy.deepcopy(model.eval()).train()
+
+
+@pytest.mark.parametrize("handled", [lambda model: model, copied, there_and_back], ids=["as is", "copy", "to eval"])
+@pytest.mark.parametrize("frozen", [["RM"], ["RV"], ["RM", "RV"]], ids="+".join)
+def test_frozen_statistics_survive_and_the_others_are_those_of_an_unfrozen_layer(handled, frozen, target, source, data):
+    plan = planned(*((kind, "block.1", "reuse") for kind in frozen))
+    free = apply_plan(target, source, plan.assign(action="fine-tune")).train()
+    model = handled(apply_plan(target, source, plan).train())
+    begin = {kind: state_of(free, kind, "block.1") for kind in ("RM", "RV")}
+    for part in data.images.split(3):
+        output, expected = model(part)[0], free(part)[0]
+        if len(frozen) == 1:
+            assert torch.equal(output, expected)  # normalised by the batch
+    for kind in ("RM", "RV"):
+        wanted = begin[kind] if kind in frozen else state_of(free, kind, "block.1")
+        if len(frozen) == 1 or kind in frozen:
+            assert torch.equal(state_of(model, kind, "block.1"), wanted), kind
+        assert not torch.equal(state_of(free, kind, "block.1"), begin[kind])
+
+
+def test_a_batch_norm_with_both_statistics_frozen_computes_in_training_what_it_does_in_eval_mode(target, source, data):
+    model = apply_plan(target, source, planned(("RM", "block.1", "reuse"), ("RV", "block.1", "reuse")))
+    evaluated = model.eval()(data.images)
+    assert torch.equal(model.train()(data.images)[0], evaluated)
+    assert not torch.equal(target.train()(data.images)[0], evaluated)
+    model.block(data.images).sum().backward()
+    assert model.block[1].weight.grad is not None  # RW and RB learn all the same
+
+
+@pytest.mark.parametrize("second", ["RM", "RV"])
+def test_a_second_plan_freezes_on_top_of_the_first(second, target, source, data):
+    model = apply_plan(target, source, planned(("RM", "block.1", "reuse"), ("W", "head", "reuse")))
+    model = train(apply_plan(model, source, planned((second, "block.1", "reuse"))))
+    for pair in (("RM", "block.1"), (second, "block.1"), ("W", "head")):
+        assert torch.equal(state_of(model, *pair), state_of(source, *pair)), pair
+
+
+def test_a_frozen_model_can_be_saved_and_loaded(target, source, tmp_path, data):
+    model = apply_plan(target, source, planned(("RM", "block.1", "reuse"))).train()
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    loaded(data.images)
+    assert torch.equal(state_of(loaded, "RM", "block.1"), state_of(source, "RM", "block.1"))
+    assert list(loaded.state_dict()) == list(target.state_dict())
+
+
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("rows", "error", "message"),
     [
-        ([("X", "0", "reuse")], "kind 'X'"),
-        ([("W", "0", "keep")], "action 'keep': expected some of reuse, fine-tune, recalibrate, retrain"),
-        ([("W", "0", "recalibrate")], "only RM and RV can be recalibrated"),
-        ([("W", "0", "reuse"), ("W", "0", "retrain")], "named twice"),
-        ([("W", "nowhere", "reuse")], "nowhere"),
+        ([("W", "head", "freeze")], OptionError, "action 'freeze': expected some of reuse, fine-tune"),
+        ([("W", "head", None)], OptionError, "action 'None'"),
+        ([("V", "head", "reuse")], OptionError, "kind 'V': expected some of W, B, RM, RV, RW, RB"),
+        ([("W", "neck", "reuse")], NetworkError, r"neck\.weight \(W\): not in Toy"),
+        ([("W", "neck", "retrain")], NetworkError, r"neck\.weight \(W\): not in Toy"),
+        ([("RM", "head", "recalibrate")], NetworkError, r"head\.running_mean \(RM\): not in Toy"),
+        ([("B", "block.0", "fine-tune")], NetworkError, r"block\.0\.bias \(B\): not in Toy"),
+        ([("W", "head", "recalibrate")], OptionError, "W of head: only RM and RV can be recalibrated"),
+        ([("W", "head", "reuse"), ("W", "head", "retrain")], OptionError, "W of head is named twice"),
     ],
 )
-def test_a_plan_that_says_nothing_clear_is_refused(rows, message):
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-    with pytest.raises((OptionError, NetworkError), match=message):
-        apply_plan(model, copy.deepcopy(model), plan_of(*rows))
+def test_a_plan_that_says_nothing_clear_is_refused_by_name(rows, error, message, target, source):
+    with pytest.raises(error, match=message):
+        apply_plan(target, source, planned(*rows))
 
 
-def test_a_plan_without_a_column_is_refused():
-    model = nn.Sequential(nn.Conv2d(1, 2, 3))
-    with pytest.raises(OptionError, match="found no action"):
-        apply_plan(model, model, pd.DataFrame({"kind": ["W"], "name": ["0"]}))
+@pytest.mark.parametrize("column", ["kind", "name", "action"])
+def test_a_plan_without_a_column_is_refused_by_name(column, target, source):
+    with pytest.raises(OptionError, match=f"found no {column}"):
+        apply_plan(target, source, everything("reuse").drop(columns=column))
 
 
-def test_a_joint_transplant_of_one_pair_is_the_sweeps_row_and_of_all_pairs_is_the_source():
-    torch.manual_seed(0)
-    target, source = (
-        nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)).eval() for _ in "ab"
-    )
-    data = SimpleNamespace(
-        images=torch.randn(6, 1, 8, 8), masks=torch.randint(0, 4, (6, 8, 8)), patient=torch.tensor([0, 0, 1, 1, 2, 2])
-    )
-    swept = sweep(target, source, data)
-    row = swept.iloc[0]
-    found = joint(target, source, data, swept.iloc[:1][["kind", "name"]])
-    assert found == pytest.approx({name: row[name] for name in ("score", "drop", "low", "high")}, abs=1e-6)
-    every = joint(target, source, data, parameter_table(target)[["kind", "name"]])
-    assert every["score"] == pytest.approx(np.nanmean(foreground_dice(source(data.images).detach(), data)))
+def test_the_plan_itself_does_not_change(target, source):
+    plan = everything("reuse")
+    apply_plan(target, source, plan)
+    assert plan.equals(everything("reuse"))

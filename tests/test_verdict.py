@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from prr.verdict import (
     NOT_REUSABLE,
     REUSABLE,
     UNDECIDED,
+    Verdict,
     jointly,
     judge,
     layer_verdicts,
@@ -210,3 +212,138 @@ def test_half_of_the_kernels_decide_unless_the_open_ones_could(reusable, lost, a
 def test_a_judge_without_a_case_refuses(target, source, options):
     with pytest.raises(OptionError, match="expected at least one source"):
         judge(target, target if source is None else source, Patients, score=closeness, **options)
+
+
+@pytest.mark.parametrize(("count", "share"), [(25, 0.28), (100, 0.55), (10, 0.7)])
+def test_a_share_that_is_met_exactly_is_met(count, share):
+    """share * count is above the whole number that it stands for: 0.28 * 25 > 7."""
+    sure = round(share * count)
+    verdicts = [REUSABLE] * sure + [NOT_REUSABLE] * (count - sure)
+    assert reusable_network(pd.DataFrame({"verdict": verdicts}), share) is True
+    assert reusable_network(pd.DataFrame({"verdict": [*verdicts[1:], NOT_REUSABLE]}), share) is False
+    assert reusable_network(pd.DataFrame({"verdict": [*verdicts[1:], UNDECIDED]}), share) is None
+
+
+def test_a_network_without_kernels_is_left_open_and_named_so():
+    target = nn.Sequential(nn.BatchNorm2d(1)).eval()
+    closeness.target = target(Patients.images).detach()
+    verdict = judge(target, target, Patients, score=closeness)
+    assert verdict.reusable_network is None
+    assert verdict.share.empty
+    assert set(verdict.plan()["action"]) == {"reuse"}
+
+
+def test_recalibration_is_planned_where_kernels_alone_were_judged(target):
+    target = recalibrate(target, Patients.images)
+    closeness.target = target(Patients.images).detach()
+    source = copy.deepcopy(target)
+    with torch.no_grad():
+        source[0].weight *= 3  # batch norm undoes it
+    verdict = judge(target, source, Patients, score=closeness, tolerance=0.5, kinds=["W"])
+    first = jointly(target, source, Patients, verdict.layers, 0.05, {"score": closeness})
+    plan = dataclasses.replace(verdict, joint=first, layers=verdict.layers.assign(verdict=REUSABLE)).plan()
+    actions = plan.set_index(["kind", "layer"])["action"]
+    assert actions[["W"]].tolist() == ["reuse", "reuse"]
+    assert actions["RM", 1] == actions["RV", 1] == "recalibrate"
+
+
+def test_one_patient_leaves_everything_open_and_nothing_reused(target):
+    one = SimpleNamespace(images=Patients.images, masks=Patients.masks, patient=torch.zeros(8, dtype=torch.long))
+    verdict = judge(target, target, one, score=lambda output, data: closeness(output, data).mean(keepdims=True))
+    assert verdict.reusable_network is None
+    assert verdict.joint.empty
+    plan = verdict.plan().groupby("kind")["action"].unique()
+    assert {kind: list(actions) for kind, actions in plan.items()} == {
+        "W": ["retrain"], "B": ["retrain"], "RW": ["retrain"], "RB": ["retrain"],
+        "RM": ["recalibrate"], "RV": ["recalibrate"],
+    }  # fmt: skip
+    assert "may or may not be reusable" in str(verdict)
+
+
+class WithSpare(nn.Module):
+    """A batch norm and a convolution that never run."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.spare = network(1), network(2)
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def test_layers_that_never_run_are_retrained(target):
+    model = WithSpare().eval()
+    closeness.target = model(Patients.images).detach()
+    verdict = judge(model, model, Patients, score=closeness)
+    plan = verdict.plan()
+    spare = plan["name"].str.startswith("spare")
+    assert len(plan) == 16
+    assert set(plan.loc[spare, "action"]) == {"retrain"}
+    assert set(plan.loc[~spare, "action"]) == {"reuse"}
+    assert verdict.sources["kernels"].tolist() == [2]
+
+
+def test_the_words_carry_the_numbers_of_the_tables(target):
+    verdict = judge(target, {"a": shifted(target, 5.0), "b": shifted(target, 0.001)}, Patients, score=closeness, seed=1)
+    row, nearest = verdict.joint.iloc[0], verdict.sources.iloc[0]
+    counts = verdict.layers.loc[verdict.layers["kind"] == "W", "verdict"].value_counts()
+    words = str(verdict)
+    for part in (
+        f"judged with {verdict.drawn}: of its 2 live kernels {counts.get(REUSABLE, 0)} reusable",
+        f"The nearest source, of 2, is b: mean relative RMSE {nearest['relative']:.2f}, kernels counted 2",
+        f"All {row['layers']} reusable pairs taken from it together, as they are: drop {row['drop']:.3f} "
+        f"[{row['low']:.3f}, {row['high']:.3f}]",
+    ):
+        assert part in words
+    assert verdict._repr_markdown_() == words
+
+
+@pytest.mark.parametrize(
+    ("most", "tried"), [(9, [9]), (5, [9, 4, 6, 5]), (3, [9, 4, 2, 3]), (8, [9, 4, 6, 7, 8]), (0, [9, 4, 2, 1])]
+)
+def test_the_largest_number_that_passes_together_is_found_by_halves_in_order_of_the_intervals(most, tried, monkeypatch):
+    """A joint score that passes, only with recalibration, up to so many pairs."""
+    high = [0.04, 0.01, 0.03, 0.02, 0.05, 0.0, 0.045, 0.015, 0.025]
+    swept = pd.DataFrame({"kind": "RM", "layer": range(1, 10), "name": list("abcdefghi"), "low": -0.1, "high": high})
+    taken = []
+
+    def joint(target, source, data, pairs, *, recalibrated):
+        taken.append("".join(pairs["name"]))
+        drop = 0.0 if recalibrated and len(pairs) <= most else 0.5
+        return {"score": 1 - drop, "drop": drop, "low": drop, "high": drop}
+
+    monkeypatch.setattr("prr.verdict.joint", joint)
+    layers = layer_verdicts(swept)
+    order = "".join(swept.sort_values("high")["name"])
+    table = jointly(None, None, None, layers.sort_values("high"), 0.05, {})
+    assert table["layers"].tolist() == [count for count in tried for _ in "ab"]
+    assert taken == [order[:count] for count in table["layers"]]
+    pairs = swept[["kind", "layer", "name"]]
+    source = pd.DataFrame({"source": ["a"], "kernels": 0, "relative": 0.0})
+    verdict = Verdict(None, "a", layers, layers, source, table, pairs, 0.05)
+    assert (verdict.plan()["action"] == "recalibrate").all()  # as is every RM where only recalibration passes
+    raw = dataclasses.replace(verdict, joint=table.assign(recalibrated=False)).plan()
+    assert set(raw.loc[raw["action"] == "reuse", "name"]) == set(order[:most])
+
+
+def test_a_plan_reuses_statistics_where_both_ways_pass(target):
+    verdict = judge(target, target, Patients, score=closeness, tolerance=1.0)
+    assert (verdict.joint["verdict"] == REUSABLE).tolist() == [True, True]
+    assert set(verdict.plan()["action"]) == {"reuse"}
+
+
+def test_the_nearest_source_over_the_reusable_kernels_gives_what_is_scored_together(target):
+    """The drawn source breaks the second kernel; over the first alone, which counts, the other source is farther."""
+    near, far = copy.deepcopy(target), copy.deepcopy(target)
+    with torch.no_grad():
+        near[0].weight += 0.001
+        near[3].weight += 9
+        far[0].weight += 0.01
+    seed = next(each for each in range(9) if np.random.default_rng(each).integers(2) == 1)
+    verdict = judge(target, {"far": far, "near": near}, Patients, score=closeness, seed=seed)
+    assert verdict.layers.query("kind == 'W'")["verdict"].tolist() == [REUSABLE, NOT_REUSABLE]
+    assert verdict.sources[["source", "kernels", "drawn"]].values.tolist() == [["near", 1, True], ["far", 1, False]]
+    pairs = verdict.layers.query(f"verdict == '{REUSABLE}'")
+    expected = prr.reuse.joint(target, near, Patients, pairs, score=closeness)
+    assert verdict.joint["drop"].iloc[0] == pytest.approx(expected["drop"])
+    assert expected["drop"] != prr.reuse.joint(target, far, Patients, pairs, score=closeness)["drop"]
