@@ -311,3 +311,174 @@ def test_doses_are_asked_as_they_are_measured():
     world = World(True)
     ledger.TESTS["slight-change"](SimpleNamespace(dose=lambda *each: asked.append(each) or world.dose(*each)))
     assert asked == [("unet", dose) for dose in DOSES]
+
+
+COUNTS = {  # layers that the paper's text speaks of, times kinds, networks, sizes or sources
+    "unet-w": 23, "unet-b": 23, "unet-rw-rb": 2 * 18, "unet-w-b": 1, "slight-change": 3, "pspnet-w": 20,
+    "first-layer": 2 * 3, "hurts-unet-more": 2, "rm-rv-matter": 2 * 4, "sensitivity-depth": 2, "networks": 2,
+    "similar-kernels": 2 * 3, "t1-auto-nearest": 2 * 4, "t1-seg-farthest": 2 * 4, "drawn-source": 2 * 4,
+    "small-rmse-better": 2 * 2 * 5, "gain-with-few": 2, "table": 70, "semi-supervised": 2 * 3,
+}  # fmt: skip
+
+
+def test_no_leaf_is_left_out():
+    counts = ledger.leaves(World(True)).groupby("id").size()
+    assert {claim: counts[claim] for claim in COUNTS} == COUNTS
+    assert counts["pspnet-rv-rw-rb"] == 3 * counts["pspnet-rm"] == 3 * (TABLES["pspnet"]["kind"] == "RM").sum()
+
+
+@pytest.mark.parametrize(
+    ("here", "low", "high", "verdict"), [(1, 0.5, 2, YES), (-1, -2, -0.5, NO), (1, -1, 3, OPEN), (-1, -3, 1, OPEN)]
+)
+def test_an_interval_that_holds_the_bound_leaves_it_open(here, low, high, verdict):
+    assert ledger.above("x", here, low, high).verdict == ledger.below("x", -here, -high, -low).verdict == verdict
+
+
+def one(claim, **tables):
+    return verdicts(claim, SimpleNamespace(**{name: (lambda *_, table=table: table) for name, table in tables.items()}))
+
+
+def test_scales_are_compared_by_their_own_columns():
+    shift = World(True).shift("unet").assign(MRV_log=1.0, MRW_log=2.0)
+    assert set(one("assumed-scale", shift=shift)) == {NO}
+    assert set(one("assumed-shift", shift=shift)) == {YES}
+
+
+def test_sensitivity_is_the_drop_per_shift():
+    layer = np.arange(1, 19)
+    shift = pd.DataFrame({"layer": layer, "name": layer, "MRM": layer, "MRB": 1.0 / layer})
+    swept = pd.concat(
+        [pd.DataFrame({"kind": kind, "layer": layer, "name": layer, "drop": 0.1}) for kind in ("RM", "RB")]
+    )
+    assert one("sensitivity-depth", sweep=swept, shift=shift) == [YES, NO]
+
+
+def factor(unet, second="ACDC auto", spread=0.0, seeds=1):
+    """Kernels of eight layers, UNet's this factor above PSPNet's, for one source; the others far apart."""
+    index = pd.MultiIndex.from_product(
+        [range(seeds), ["ACDC auto", "T1 auto"], range(8)], names=["seed", "second", "layer"]
+    )
+    table = index.to_frame(index=False).assign(kind="W", first=sources.TARGET)
+    table["rmse"] = unet * 10 ** (spread * (table["layer"] % 2))
+    table["rmse"] *= np.where(table["second"] == second, 1, 1e6)
+    flat = table.assign(rmse=1.0)
+    return SimpleNamespace(pairs=lambda network: (table if network == "unet" else flat).assign(null=1.0))
+
+
+def test_one_order_of_magnitude_is_between_the_same_two_networks():
+    assert verdicts("same-order", factor(9.0)) == [YES]
+    assert verdicts("same-order", factor(11.0)) == [NO]
+    assert verdicts("same-order", factor(1.0, spread=2.0)) == [OPEN]
+
+
+def test_more_seeds_are_not_more_layers():
+    def interval(seeds):
+        return ledger.TESTS["same-order"](factor(2.0, spread=0.5, seeds=seeds))[0][1:4]
+
+    assert interval(5) == pytest.approx(interval(1))
+
+
+@pytest.mark.parametrize(("ratio", "apart", "expected"), [(0.8, 1, {YES}), (0.95, 1, {NO}), (0.8, 0, set())])
+def test_similar_kernels_are_clearly_nearer_and_have_independent_starts(ratio, apart, expected):
+    pairs = World(True).pairs("unet").assign(null=1.0, rmse=ratio, apart=apart)
+    assert set(one("similar-kernels", pairs=pairs)) == expected
+
+
+@pytest.mark.parametrize(
+    ("joint", "low", "high", "verdict"), [(0.4, 0.3, 0.5, YES), (0.2, 0.1, 0.3, NO), (0.4, 0, 0.6, OPEN)]
+)
+def test_errors_accumulate_beyond_the_worst_single_layer(joint, low, high, verdict):
+    alone = pd.DataFrame({"drop": [0.0, 0.25], "low": [0.0, 0.2], "high": [0.0, 0.29], "verdict": "reusable"})
+    alone = alone if verdict != NO else alone.assign(drop=[0.0, 0.4], low=[0.0, 0.35], high=[0.0, 0.45])
+    together = pd.DataFrame({"layers": [2], "drop": joint, "low": low, "high": high})
+    assert set(one("errors-accumulate", verdict=SimpleNamespace(layers=alone, joint=together))) == {verdict}
+
+
+def test_a_source_whose_answer_is_open_leaves_the_draw_open():
+    kernels = World(True).by_source("unet", "T1 seg").assign(drop=0.05, low=0.0, high=0.1)
+    assert set(one("drawn-source", by_source=kernels)) == {OPEN}
+
+
+def test_the_lead_with_few_patients_is_over_the_next_source():
+    few = World(True).few("unet")
+    few.loc[few["source"] == "RVSC auto", "relative"] = 0.4 + 0.001 * few["seed"]
+    assert set(one("part-of-data", pairs=World(True).pairs("unet"), few=few)) == {NO}
+
+
+def rows_of(gains, noise=1e-4):
+    """Transfer runs whose rows lie this far above row 1, over three seeds."""
+    runs = World(True).transfer().assign(dice=0.5)
+    wobble = np.where(runs["row"] > 1, noise * (runs["seed"] - 1), 0)
+    return runs.assign(dice=0.5 + runs["row"].map(gains).fillna(0) + wobble)
+
+
+@pytest.mark.parametrize(
+    ("gains", "noise", "verdict"),
+    [
+        ({2: -0.1, 3: 0.1, 6: 0.1, 7: 0.1}, 1e-4, YES), ({7: -0.1}, 1e-4, YES),
+        (dict.fromkeys((2, 3, 6, 7), 0.1), 1e-4, NO),
+        ({2: 0.1, 3: 0.1, 6: 0.1}, 1e-4, OPEN), ({2: -0.1}, 0.03, OPEN),
+    ],
+)  # fmt: skip
+def test_one_row_that_certainly_hurts_is_enough(gains, noise, verdict):
+    assert one("can-hurt", transfer=rows_of(gains, noise)) == [verdict]
+
+
+def test_the_mean_of_a_row_includes_background():
+    runs = rows_of({}, noise=0)
+    runs["dice"] += np.where(runs["row"].isin([2, 3, 6, 7]), np.where(runs["class"] == 0, -0.4, 0.1), 0)
+    assert one("can-hurt", transfer=runs) == [YES]
+
+
+def test_spread_is_from_the_worst_seed_to_the_best():
+    runs = rows_of({}, noise=0)
+    runs["dice"] += 0.03 * (runs["row"] == 3) * (runs["seed"] - 1)
+    assert one("results-vary", transfer=runs) == [YES]
+
+
+def test_without_runs_of_the_papers_network_its_table_is_not_attempted():
+    world = World(True)
+    world.transfer = lambda: World(True).transfer().assign(network="unet")
+    table = ledger.ledger(world).set_index("id")["here"]
+    assert set(table[["can-hurt", "small-rmse-better", "gain-with-few", "table", "results-vary"]]) == {ABSENT}
+
+
+def test_one_cloud_has_no_groups():
+    level = {
+        pair: draw
+        for pair, draw in zip(
+            itertools.combinations(sources.SIX, 2), np.random.default_rng(0).normal(size=15), strict=True
+        )
+    }
+    cloud = curves(lambda *pair: np.exp(level[pair]))
+    assert sources.groups(cloud.pairs("unet"), "unet")["silhouette"].max() > 0.5  # large, and yet no groups
+    assert verdicts("groups-unet", cloud) == [OPEN, OPEN]
+
+
+@pytest.mark.parametrize("rvsc", [5.0, 1.0])
+def test_likeness_counts_every_source_that_shares_data_or_task(rvsc):
+    near = {"ACDC auto": 1.0, "T1 seg": 1.0, "RVSC seg": rvsc, "T1 auto": 2.0, "RVSC auto": 2.0}
+    pairs = World(True).pairs("unet").query("first == @sources.TARGET")
+    pairs = pairs.assign(relative=pairs["second"].map(near) + 1e-4 * pairs["seed"] * (pairs["second"] == "T1 auto"))
+    assert set(one("rmse-likeness", pairs=pairs)) == {YES if rvsc > 4 else NO}
+
+
+def test_the_reason_and_the_words_give_the_numbers():
+    table = ledger.ledger(World(True, phantom=("acdc",)))
+    reasons = table.set_index("id")["reason"]
+    assert reasons["reused-share"] == "share of pairs of kind and layer: 0.918 (paper 0.92)"
+    assert reasons["unet-w"] == "W 1 not reusable: 0.6 [0.599, 0.601]"
+    count = ((table["verdict"] == "analogue only") & (table["here"] == YES)).sum()
+    assert f"Of the analogues {count} came out as the paper says" in str(ledger.in_words(table))
+
+
+def test_a_farther_source_that_gains_more_speaks_against_rmse():
+    far = curves(lambda first, second: 2.0 if second == "ACDC auto" else 1.0).pairs("pspnet")
+    pairs = far.assign(relative=far["rmse"], travelled_second=1.0)
+    assert set(one("semi-supervised", pairs=pairs, transfer=rows_of({10: 0.2, 11: 0.2}))) == {NO}
+
+
+def test_kinds_are_compared_layer_by_layer():
+    layer = np.arange(23)
+    swept = pd.concat([pd.DataFrame({"kind": kind, "drop": layer + more}) for kind, more in (("W", 0.5), ("B", 0.0))])
+    assert one("unet-w-b", sweep=swept) == [YES]  # by 0.5 in every layer, and layers differ by far more

@@ -224,6 +224,19 @@ def groups(pairs: pd.DataFrame, network: str) -> pd.DataFrame:
     return pd.DataFrame({"groups": counts, "silhouette": scores})
 
 
+def groupless(pairs: pd.DataFrame, network: str, draws: int = 200) -> np.ndarray:
+    """Largest silhouettes of as many curves drawn from one normal cloud of the same mean and covariance.
+
+    Clustering finds groups in any cloud: a silhouette means groups only where it exceeds what such a cloud gives.
+
+    Source: parametric bootstrap; Liu, Hayes, Nobel and Marron 2008, Statistical significance of clustering (SigClust).
+    """
+    curves, rng = _curves(pairs, network).to_numpy(), np.random.default_rng(0)
+    mean, spread = curves.mean(axis=0), (curves - curves.mean(axis=0)) / np.sqrt(len(curves) - 1)
+    clouds = (mean + rng.normal(size=(len(curves), len(curves))) @ spread for _ in range(draws))
+    return np.array([max(silhouette_score(each, _labels(each, count)) for count in COUNTS) for each in clouds])
+
+
 def members(pairs: pd.DataFrame, network: str, count: int | None = None) -> pd.DataFrame:
     """Which pair falls into which group.
 
@@ -256,8 +269,8 @@ def _curves(pairs: pd.DataFrame, network: str) -> pd.DataFrame:
     return kernels.assign(log=log).pivot_table(index=PAIR, columns="layer", values="log", sort=False)
 
 
-def _labels(curves: pd.DataFrame, count: int) -> np.ndarray:
-    return AgglomerativeClustering(count, linkage="average").fit_predict(curves.to_numpy())
+def _labels(curves: pd.DataFrame | np.ndarray, count: int) -> np.ndarray:
+    return AgglomerativeClustering(count, linkage="average").fit_predict(np.asarray(curves))
 
 
 # ------------------------------------------------------------------- relations
