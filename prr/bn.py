@@ -191,7 +191,7 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 32) -> nn.Mo
     Args:
         model: any network; not changed.
         images: (n, ...) as the network takes them; every batch norm has to see more than one value per channel.
-        batch_size: images per forward pass, at most; the passes are of equal size.
+        batch_size: images per forward pass, about: passes are of equal size, none smaller if there are as many images.
 
     Returns:
         A copy in eval mode. RM and RV are means over passes of the batch's mean and (unbiased) variance. A batch norm
@@ -210,7 +210,7 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 32) -> nn.Mo
         norm.momentum = None
         norm.num_batches_tracked.zero_()
         norm.train()
-    for batch in images.tensor_split(-(-len(images) // batch_size)) if norms else ():
+    for batch in images.tensor_split(max(len(images) // batch_size, 1)) if norms else ():
         forward(probe, batch.to(norms[0].running_mean.device))
     for norm, (momentum, count) in zip(norms, before, strict=True):
         norm.momentum = momentum

@@ -153,6 +153,8 @@ def joint(
         OptionError, NetworkError, DataError: as `sweep` and `apply_plan`.
     """
     check_data(data)
+    if batch_size < 1:
+        raise OptionError(f"batch_size={batch_size}: expected 1 or more")
     score = score or foreground_dice
     model = apply_plan(target, source, pairs.assign(action="fine-tune")).eval()
     if recalibrated:
@@ -209,6 +211,8 @@ def check_plan(plan: pd.DataFrame) -> None:
     Raises:
         OptionError: see `apply_plan`.
     """
+    if not isinstance(plan, pd.DataFrame):
+        raise OptionError(f"plan: expected a DataFrame[kind, name, action], found {type(plan).__name__}")
     if missing := [column for column in ("kind", "name", "action") if column not in plan.columns]:
         raise OptionError(f"plan: expected columns kind, name and action, found no {', '.join(missing)}")
     check_kinds(plan["kind"].unique())

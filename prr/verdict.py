@@ -10,10 +10,12 @@ import pandas as pd
 from torch import nn
 
 from prr.distance import rmse
-from prr.errors import OptionError
+from prr.errors import NetworkError, OptionError
 from prr.layers import ALL, parameter_table
-from prr.reuse import Data, Score, joint, sweep
+from prr.reuse import Data, Score, device_of, joint, sweep
 
+# Goes into every stored verdict's key: raise it when a change here changes what a verdict holds.
+RECIPE = 1
 REUSABLE, UNDECIDED, NOT_REUSABLE = "reusable", "undecided", "not reusable"
 
 
@@ -67,7 +69,7 @@ class Verdict:
             kernels, or over all where none is; `kernels` tells over how many.
         joint: DataFrame[layers, recalibrated, score, drop, low, high, verdict]: so many pairs of kind and layer, in
             order of their single `high`, taken from the nearest source at once, without and with recalibration.
-        pairs: DataFrame[kind, layer, name], all that can be swapped; the plan has a line for each.
+        pairs: DataFrame[kind, layer, name, live], all that can be swapped; the plan has a line for each.
         tolerance: drop that counts as unchanged.
     """
 
@@ -92,13 +94,12 @@ class Verdict:
         largest = passed[passed["layers"] == passed["layers"].max()].head(1)
         kept = _in_order(self.layers).head(int(largest["layers"].sum()))
         statistics = self.pairs["kind"].isin(["RM", "RV"])
-        # of a kind that was not judged it is not known which layers run
-        live = self.pairs["name"].isin(self.layers["name"]) | ~self.pairs["kind"].isin(self.layers["kind"])
         taken = pd.MultiIndex.from_frame(self.pairs[["kind", "name"]]).isin(
             pd.MultiIndex.from_frame(kept[["kind", "name"]])
         )
-        anew = statistics & live & (~taken | largest["recalibrated"].any())
-        return self.pairs.assign(action=np.select([anew, taken], ["recalibrate", "reuse"], "retrain"))
+        anew = statistics & self.pairs["live"] & (~taken | largest["recalibrated"].any())
+        actions = np.select([anew, taken], ["recalibrate", "reuse"], "retrain")
+        return self.pairs[["kind", "layer", "name"]].assign(action=actions)
 
     def __str__(self) -> str:
         """The answer in sentences, with the numbers that decided."""
@@ -159,23 +160,26 @@ def judge(
 
     Raises:
         OptionError: no source, W not among the kinds, or a share or tolerance that is out of range.
-        NetworkError, DataError: as `sweep`.
+        NetworkError: no live convolution, or as `sweep`.
+        DataError: as `sweep`.
 
     Source: Wang et al. 2020, arXiv:2008.03411, Introduction; intervals, joint scores and the plan are ours.
     """
     sources = source if isinstance(source, dict) else {"source": source}
-    if not sources or "W" not in kinds or not 0 < share <= 1 or not tolerance >= 0:
+    if not sources or "W" not in kinds or not 0 < share <= 1 or not tolerance >= 0 or seed < 0:
         raise OptionError(
-            f"sources={list(sources)}, kinds={list(kinds)}, share={share}, tolerance={tolerance}: expected at least "
-            "one source, W among the kinds, a share above 0 up to 1 and a tolerance from 0"
+            f"sources={list(sources)}, kinds={list(kinds)}, share={share}, tolerance={tolerance}, seed={seed}: "
+            "expected at least one source, W among the kinds, a share above 0 up to 1, a tolerance and a seed from 0"
         )
     drawn = list(sources)[np.random.default_rng(seed).integers(len(sources))]
     options = {"score": score, "batch_size": batch_size}
     layers = layer_verdicts(sweep(target, sources[drawn], data, kinds=kinds, progress=progress, **options), tolerance)
+    kernels = layers[layers["kind"] == "W"]
+    if kernels.empty:
+        raise NetworkError(f"{type(target).__name__}: expected live convolutions, whose kernels are judged; found none")
     ranked = rank(target, sources, layers).assign(drawn=lambda table: table["source"] == drawn)
     together = jointly(target, sources[ranked["source"].iloc[0]], data, _in_order(layers), tolerance, options)
-    kernels = layers[layers["kind"] == "W"]
-    pairs = parameter_table(target)[["kind", "layer", "name"]]
+    pairs = parameter_table(target, data.images[:1].to(device_of(target)))[["kind", "layer", "name", "live"]]
     answer = reusable_network(kernels, share)
     return Verdict(answer, drawn, layers, shares(kernels), ranked, together, pairs, tolerance)
 

@@ -324,3 +324,15 @@ def test_a_network_without_batch_norm_need_not_see_the_images():
     found = recalibrate(model, torch.zeros(2, 9, 4, 4))  # which it could not take
     assert found is not model
     assert torch.equal(found[0].weight, model[0].weight)
+
+
+def test_recalibration_keeps_the_count_of_a_batch_norm_that_never_runs(images):
+    model = randomised(Net(), 1)
+    model.spare.num_batches_tracked.fill_(7)
+    assert recalibrate(model, images).spare.num_batches_tracked == 7
+
+
+@pytest.mark.parametrize(("count", "passes"), [(5, 2), (12, 6), (3, 1), (1, 1)])
+def test_no_pass_is_smaller_than_a_batch_if_there_are_as_many_images(images, count, passes):
+    model = randomised(Net(), 1)
+    assert recalibrate(model, images[:count], batch_size=2).first[1].num_batches_tracked == passes

@@ -11,7 +11,7 @@ from torchvision.models import ResNet18_Weights
 from prr import metrics, reuse
 from prr.data import read_acdc
 from prr.errors import DataError, MissingError, NetworkError, OptionError
-from prr.study import Experiment, experiment, training
+from prr.study import Experiment, experiment, jobs, training
 from prr.study.experiment import derived
 from prr.study.profiles import PROFILES, profile
 from prr.study.store import content
@@ -19,14 +19,7 @@ from prr.study.store import content
 TASKS = ["segmentation", "auto-encoding"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def phantoms_only():
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("PRR_ACDC", "PRR_T1", "PRR_RVSC"):
-            patch.delenv(name, raising=False)
-        patch.setattr(torch.cuda, "is_available", lambda: False)
-        patch.setattr(torch.backends.mps, "is_available", lambda: False)
-        yield
+pytestmark = pytest.mark.usefixtures("phantoms_only")
 
 
 @pytest.fixture(scope="session")
@@ -483,20 +476,20 @@ def test_seeds_count_from_the_experiments_own(run):
     assert run(seed=5, seeds=3).seeds == [5, 6, 7]
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_results_made_together_are_those_made_one_by_one(run, folder, tmp_path, monkeypatch, jobs):
-    monkeypatch.setenv("PRR_JOBS", jobs)
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_results_made_together_are_those_made_one_by_one(run, folder, tmp_path, monkeypatch, count):
+    monkeypatch.setenv("PRR_JOBS", count)
     alone, together = run(seed=75), run(seed=75, store=tmp_path)
-    together.together([("model", {"network": network}) for network in ("unet", "pspnet")])
+    jobs.together([(together, "model", {"network": network}) for network in ("unet", "pspnet")])
     for network in ("unet", "pspnet"):
         assert same(together.stored().model(network), alone.model(network))
 
 
-@pytest.mark.parametrize("jobs", ["0", "many", "-1"])
-def test_a_number_of_jobs_that_is_none_is_refused(run, monkeypatch, jobs):
-    monkeypatch.setenv("PRR_JOBS", jobs)
-    with pytest.raises(OptionError, match=f"PRR_JOBS={jobs}"):
-        run(seed=76).together([("model", {"network": "unet"})])
+@pytest.mark.parametrize("count", ["0", "many", "-1"])
+def test_a_number_of_jobs_that_is_none_is_refused(run, monkeypatch, count):
+    monkeypatch.setenv("PRR_JOBS", count)
+    with pytest.raises(OptionError, match=f"PRR_JOBS={count}"):
+        jobs.together([(run(seed=76), "model", {"network": "unet"})])
 
 
 def test_a_dose_of_one_is_the_transplant_and_of_zero_changes_nothing(run):
@@ -529,3 +522,8 @@ def test_a_dose_is_so_much_of_the_way_and_noise_is_as_far_as_the_source(run, mon
             np.testing.assert_allclose(distances(donor, source), (1 - part) * whole, rtol=1e-4)
         else:
             assert (distances(donor, source) > whole / 2).all()  # elsewhere
+
+
+def test_a_dose_that_is_none_is_refused(run):
+    with pytest.raises(OptionError, match="dose='half': expected a number"):
+        run(seed=77).sweep("unet", dose="half")

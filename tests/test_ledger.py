@@ -10,7 +10,7 @@ import torch
 
 from prr.errors import MissingError
 from prr.layers import parameter_table
-from prr.study import ledger, paper, pspnet, sources, transfer, unet
+from prr.study import claims, ledger, paper, pspnet, rules, sources, transfer, unet
 from prr.study.results import DOSES
 from prr.verdict import layer_verdicts
 
@@ -68,6 +68,10 @@ class World:
         drop = 0.5 if self.right else 0.0
         return TABLES[network].query("kind == 'W'").assign(drop=drop, low=drop - 1e-3, high=drop + 1e-3)
 
+    def distance(self, network):
+        factor = 5 if self.right else 50
+        return TABLES[network].query("kind == 'W'").assign(rmse=factor if network == "unet" else 1.0)
+
     def shift(self, network):
         names = TABLES[network].query("kind == 'RM'")
         more, less = (2.0, 1.0) if self.right else (1.0, 2.0)
@@ -115,7 +119,7 @@ class World:
         alone = TABLES[network].query("kind == 'W'").head(3).assign(drop=0.02, low=0.01, high=0.03)
         joint = pd.DataFrame({"layers": [3], "drop": 0.4 if self.right else 0.001, "recalibrated": False})
         joint = joint.assign(low=joint["drop"] - 0.001, high=joint["drop"] + 0.001)
-        return SimpleNamespace(layers=layer_verdicts(alone), joint=joint)
+        return SimpleNamespace(layers=layer_verdicts(alone), joint=joint, sources=pd.DataFrame({"drawn": [True]}))
 
     def branches(self):
         return pd.DataFrame({"name": list("abcdefgh"), "ratio": 0.5 if self.right else 2.0})
@@ -160,7 +164,7 @@ OWN = {
 
 
 def test_the_claims_of_the_paper_and_their_tests_have_the_same_names():
-    assert set(ledger.TESTS) == set(paper.claims()["id"]) - {"connections"}
+    assert set(claims.TESTS) == set(paper.claims()["id"]) - {"connections"}
     assert not paper.claims()["id"].duplicated().any()
 
 
@@ -185,7 +189,7 @@ def test_a_claim_is_not_reproduced_where_the_paper_is_wrong(claim, wrong):
 
 
 def verdicts(claim, results):
-    return [leaf.verdict for leaf in ledger.TESTS[claim](results)]
+    return [leaf.verdict for leaf in claims.TESTS[claim](results)]
 
 
 @pytest.mark.parametrize(
@@ -253,7 +257,7 @@ def test_results_vary_where_two_seeds_of_a_row_differ():
 
 
 def test_a_mean_that_contradicts_its_own_row_is_not_attempted():
-    leaves = ledger.TESTS["table"](World(True))
+    leaves = claims.TESTS["table"](World(True))
     assert len(leaves) == 70
     assert [leaf.leaf for leaf in leaves if leaf.verdict == ABSENT] == [
         "50 samples, row 6, mean: does not follow from its own classes"
@@ -268,12 +272,12 @@ def test_what_phantoms_decide_is_an_analogue_and_algebra_is_not():
 
 
 def test_the_rule_of_claims(monkeypatch):
-    leaf = ledger.open_
+    leaf = rules.open_
     for found, expected in (
         ([YES, YES], YES), ([YES, OPEN], OPEN), ([OPEN, NO, YES], NO), ([ABSENT, YES], YES), ([ABSENT], ABSENT),
         ([], ABSENT)
     ):  # fmt: skip
-        monkeypatch.setitem(ledger.TESTS, "unet-w", lambda results, found=found: [leaf("x", 1, each) for each in found])
+        monkeypatch.setitem(claims.TESTS, "unet-w", lambda results, found=found: [leaf("x", 1, each) for each in found])
         assert ledger.ledger(World(True)).set_index("id").loc["unet-w", "here"] == expected
 
 
@@ -298,25 +302,27 @@ def test_without_results_nothing_is_attempted_and_the_chapter_is_named():
     ("low", "high", "verdict"), [(0.71, 0.74, YES), (0.60, 0.66, NO), (0.60, 0.72, OPEN), (np.nan, np.nan, OPEN)]
 )
 def test_a_printed_number_is_reproduced_within_its_tolerance(low, high, verdict):
-    assert ledger.number("cell", 0.73, 0.7, low, high).verdict == verdict
+    assert rules.number("cell", 0.73, 0.7, low, high).verdict == verdict
 
 
 def test_intervals_over_seeds_are_students():
-    assert ledger.over_seeds([1.0, 3.0]) == pytest.approx((2.0, 2 - 12.7062, 2 + 12.7062), abs=1e-3)
-    assert np.isnan(ledger.over_seeds([1.0])[1:]).all()
+    leaf = rules.over_seeds("x", [1.0, 3.0])
+    assert leaf[1:4] == pytest.approx((2.0, 2 - 12.7062, 2 + 12.7062), abs=1e-3)
+    assert (leaf.seeds, leaf.verdict) == (2, OPEN)
+    assert np.isnan(rules.over_seeds("x", [1.0])[2:4]).all()
 
 
 def test_doses_are_asked_as_they_are_measured():
     asked = []
     world = World(True)
-    ledger.TESTS["slight-change"](SimpleNamespace(dose=lambda *each: asked.append(each) or world.dose(*each)))
+    claims.TESTS["slight-change"](SimpleNamespace(dose=lambda *each: asked.append(each) or world.dose(*each)))
     assert asked == [("unet", dose) for dose in DOSES]
 
 
 COUNTS = {  # layers that the paper's text speaks of, times kinds, networks, sizes or sources
     "unet-w": 23, "unet-b": 23, "unet-rw-rb": 2 * 18, "unet-w-b": 1, "slight-change": 3, "pspnet-w": 20,
-    "first-layer": 2 * 3, "hurts-unet-more": 2, "rm-rv-matter": 2 * 4, "sensitivity-depth": 2, "networks": 2,
-    "similar-kernels": 2 * 3, "t1-auto-nearest": 2 * 4, "t1-seg-farthest": 2 * 4, "drawn-source": 2 * 4,
+    "first-layer-unet": 3, "first-layer-pspnet": 3, "hurts-unet-more": 2, "rm-rv-matter": 2 * 4, "sensitivity-depth": 2,
+    "networks": 2, "similar-kernels": 2 * 3, "t1-auto-nearest": 4, "t1-seg-farthest": 4, "drawn-source": 2 * 4,
     "small-rmse-better": 2 * 2 * 5, "gain-with-few": 2, "table": 70, "semi-supervised": 2 * 3,
 }  # fmt: skip
 
@@ -331,7 +337,7 @@ def test_no_leaf_is_left_out():
     ("here", "low", "high", "verdict"), [(1, 0.5, 2, YES), (-1, -2, -0.5, NO), (1, -1, 3, OPEN), (-1, -3, 1, OPEN)]
 )
 def test_an_interval_that_holds_the_bound_leaves_it_open(here, low, high, verdict):
-    assert ledger.above("x", here, low, high).verdict == ledger.below("x", -here, -high, -low).verdict == verdict
+    assert rules.above("x", here, low, high).verdict == rules.below("x", -here, -high, -low).verdict == verdict
 
 
 def one(claim, **tables):
@@ -353,29 +359,24 @@ def test_sensitivity_is_the_drop_per_shift():
     assert one("sensitivity-depth", sweep=swept, shift=shift) == [YES, NO]
 
 
-def factor(unet, second="ACDC auto", spread=0.0, seeds=1):
-    """Kernels of eight layers, UNet's this factor above PSPNet's, for one source; the others far apart."""
-    index = pd.MultiIndex.from_product(
-        [range(seeds), ["ACDC auto", "T1 auto"], range(8)], names=["seed", "second", "layer"]
-    )
-    table = index.to_frame(index=False).assign(kind="W", first=sources.TARGET)
-    table["rmse"] = unet * 10 ** (spread * (table["layer"] % 2))
-    table["rmse"] *= np.where(table["second"] == second, 1, 1e6)
-    flat = table.assign(rmse=1.0)
-    return SimpleNamespace(pairs=lambda network: (table if network == "unet" else flat).assign(null=1.0))
-
-
-def test_one_order_of_magnitude_is_between_the_same_two_networks():
-    assert verdicts("same-order", factor(9.0)) == [YES]
-    assert verdicts("same-order", factor(11.0)) == [NO]
-    assert verdicts("same-order", factor(1.0, spread=2.0)) == [OPEN]
+@pytest.mark.parametrize(
+    ("factor", "spread", "verdict"), [(9, 0, YES), (1 / 9, 0, YES), (11, 0, NO), (1 / 11, 0, NO), (1, 2, OPEN)]
+)
+def test_one_order_of_magnitude_is_less_than_a_factor_of_ten(factor, spread, verdict):
+    layer = np.arange(8)
+    table = pd.DataFrame({"kind": "W", "layer": layer, "rmse": factor * 10.0 ** (spread * (layer % 2))})
+    biases = pd.DataFrame({"kind": "B", "layer": layer, "rmse": 1e9})
+    tables = {"unet": pd.concat([table, biases]), "pspnet": table.assign(rmse=1.0)}
+    assert verdicts("same-order", SimpleNamespace(distance=tables.get)) == [verdict]
 
 
 def test_more_seeds_are_not_more_layers():
-    def interval(seeds):
-        return ledger.TESTS["same-order"](factor(2.0, spread=0.5, seeds=seeds))[0][1:4]
+    def share(seeds):
+        pairs = World(True).pairs("unet").query("seed < @seeds").assign(apart=1, null=1.0)
+        pairs["rmse"] = np.where(pairs["layer"] < 7, 0.5, 2.0)
+        return claims.TESTS["similar-kernels"](SimpleNamespace(pairs=lambda network: pairs))[0][1:4]
 
-    assert interval(5) == pytest.approx(interval(1))
+    assert share(3) == pytest.approx(share(1))
 
 
 @pytest.mark.parametrize(("ratio", "apart", "expected"), [(0.8, 1, {YES}), (0.95, 1, {NO}), (0.8, 0, set())])
@@ -391,7 +392,9 @@ def test_errors_accumulate_beyond_the_worst_single_layer(joint, low, high, verdi
     alone = pd.DataFrame({"drop": [0.0, 0.25], "low": [0.0, 0.2], "high": [0.0, 0.29], "verdict": "reusable"})
     alone = alone if verdict != NO else alone.assign(drop=[0.0, 0.4], low=[0.0, 0.35], high=[0.0, 0.45])
     together = pd.DataFrame({"layers": [2], "drop": joint, "low": low, "high": high})
-    assert set(one("errors-accumulate", verdict=SimpleNamespace(layers=alone, joint=together))) == {verdict}
+    for drawn, expected in ((True, {verdict}), (False, set())):  # the drops of two sources are not compared
+        found = SimpleNamespace(layers=alone, joint=together, sources=pd.DataFrame({"drawn": [drawn, not drawn]}))
+        assert set(one("errors-accumulate", verdict=found)) == expected
 
 
 def test_a_source_whose_answer_is_open_leaves_the_draw_open():
@@ -467,7 +470,7 @@ def test_the_reason_and_the_words_give_the_numbers():
     table = ledger.ledger(World(True, phantom=("acdc",)))
     reasons = table.set_index("id")["reason"]
     assert reasons["reused-share"] == "share of pairs of kind and layer: 0.918 (paper 0.92)"
-    assert reasons["unet-w"] == "W 1 not reusable: 0.6 [0.599, 0.601]"
+    assert reasons["unet-w"] == "23 of 23: W 1 not reusable: 0.6 [0.599, 0.601]"
     count = ((table["verdict"] == "analogue only") & (table["here"] == YES)).sum()
     assert f"Of the analogues {count} came out as the paper says" in str(ledger.in_words(table))
 
@@ -482,3 +485,40 @@ def test_kinds_are_compared_layer_by_layer():
     layer = np.arange(23)
     swept = pd.concat([pd.DataFrame({"kind": kind, "drop": layer + more}) for kind, more in (("W", 0.5), ("B", 0.0))])
     assert one("unet-w-b", sweep=swept) == [YES]  # by 0.5 in every layer, and layers differ by far more
+
+
+@pytest.mark.parametrize("drops", [np.linspace(0.2, 0.8, 18), np.linspace(0.8, 0.2, 18)])
+def test_a_trend_refutes_that_there_is_none(drops):
+    swept = pd.DataFrame({"kind": "RV", "layer": range(1, 19), "drop": drops})
+    assert one("unet-rv-pattern", sweep=swept) == [NO]
+
+
+def test_values_that_are_all_the_same_have_no_trend_and_give_no_warning():
+    layer, same = pd.Series(range(18)), pd.Series([0.0] * 18)
+    assert rules.falling("x", layer, same).verdict == rules.patternless("x", layer, same).verdict == OPEN
+
+
+@pytest.mark.parametrize(("holds", "verdict"), [(18, YES), (14, YES), (13, OPEN), (5, OPEN), (4, NO), (0, NO)])
+def test_most_layers_means_that_the_wilson_interval_clears_one_half(holds, verdict):
+    # Wilson's 95 % interval clears 1/2 where (2 k - n)^2 > z^2 n, here |2 k - 18| > 8.3: from 14 up, from 4 down
+    assert (abs(2 * holds - 18) > 1.96 * 18**0.5) == (verdict != OPEN)
+    assert rules.most("x", pd.Series([True] * holds + [False] * (18 - holds))).verdict == verdict
+
+
+def test_layers_whose_intervals_straddle_the_tolerance_leave_a_claim_open():
+    swept = World(True).sweep("unet").assign(low=-1.0, high=1.0)
+    assert set(one("unet-w", sweep=swept) + one("unet-rw-rb", sweep=swept)) == {OPEN}
+
+
+def test_a_chapter_shows_its_own_claims():
+    table = ledger.ledger(World(True), "03_unet")
+    assert set(table["page"]) == {"03_unet"}
+    assert set(ledger.leaves(World(True), "03_unet")["id"]) == set(table["id"])
+    assert {"unet-w", "first-layer-unet"} <= set(table["id"])
+
+
+def test_a_leaf_carries_its_tolerance_and_its_seeds():
+    table = ledger.leaves(World(True)).set_index("id")
+    assert set(table.loc["unet-w", "tolerance"]) == {0.05}
+    assert set(table.loc["can-hurt":"gain-with-few", "seeds"]) == {3}
+    assert table.loc["reused-share", "paper"] == 0.92

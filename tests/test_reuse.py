@@ -547,3 +547,12 @@ def test_the_plan_itself_does_not_change(target, source):
     plan = everything("reuse")
     apply_plan(target, source, plan)
     assert plan.equals(everything("reuse"))
+
+
+def test_a_plan_that_is_no_table_and_an_empty_batch_are_refused():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1))
+    with pytest.raises(OptionError, match="expected a DataFrame"):
+        apply_plan(model, model, {"kind": "W"})
+    data = SimpleNamespace(images=torch.randn(2, 1, 4, 4), masks=torch.ones(2, 4, 4).long(), patient=torch.arange(2))
+    with pytest.raises(OptionError, match="batch_size=0"):
+        joint(model, model, data, parameter_table(model), batch_size=0)

@@ -19,15 +19,7 @@ from prr.study.transfer import ROWS, beside, combinations, draw, gains, in_words
 CELL = ["network", "parameters", "patients", "row", "seed"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def phantoms_only():
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("PRR_ACDC", "PRR_T1", "PRR_RVSC"):
-            patch.delenv(name, raising=False)
-        patch.setattr(torch.cuda, "is_available", lambda: False)
-        patch.setattr(torch.backends.mps, "is_available", lambda: False)
-        patch.setenv("PRR_JOBS", "1")
-        yield
+pytestmark = pytest.mark.usefixtures("phantoms_only")
 
 
 @pytest.fixture(scope="module")
@@ -128,11 +120,11 @@ def test_what_is_done_is_not_made_again(experiment, fits, monkeypatch):
 
 def test_all_runs_are_given_to_parallel_jobs_at_once(experiment, monkeypatch, runs):
     calls = []
-    monkeypatch.setattr(Experiment, "together", lambda self, some: calls.append(some))
+    monkeypatch.setattr(transfer, "together", calls.append)
     experiment().transfer()
     experiment().stored().transfer()  # which has nothing to make
     assert [len(some) for some in calls] == [2 * 11 * 2]
-    assert {method for method, _ in calls[0]} == {"transfer_row"}
+    assert {method for _, method, _ in calls[0]} == {"transfer_row"}
 
 
 def test_a_reading_experiment_makes_nothing(experiment, runs, fits):

@@ -14,7 +14,7 @@ from torch import nn
 
 import prr
 from prr.bn import recalibrate
-from prr.errors import OptionError
+from prr.errors import NetworkError, OptionError
 from prr.verdict import (
     NOT_REUSABLE,
     REUSABLE,
@@ -207,7 +207,8 @@ def test_half_of_the_kernels_decide_unless_the_open_ones_could(reusable, lost, a
 
 
 @pytest.mark.parametrize(
-    ("source", "options"), [({}, {}), (None, {"kinds": ["B"]}), (None, {"share": 0}), (None, {"tolerance": -1})]
+    ("source", "options"),
+    [({}, {}), (None, {"kinds": ["B"]}), (None, {"share": 0}), (None, {"tolerance": -1}), (None, {"seed": -1})],
 )
 def test_a_judge_without_a_case_refuses(target, source, options):
     with pytest.raises(OptionError, match="expected at least one source"):
@@ -224,13 +225,11 @@ def test_a_share_that_is_met_exactly_is_met(count, share):
     assert reusable_network(pd.DataFrame({"verdict": [*verdicts[1:], UNDECIDED]}), share) is None
 
 
-def test_a_network_without_kernels_is_left_open_and_named_so():
+def test_a_network_without_kernels_is_refused():
     target = nn.Sequential(nn.BatchNorm2d(1)).eval()
     closeness.target = target(Patients.images).detach()
-    verdict = judge(target, target, Patients, score=closeness)
-    assert verdict.reusable_network is None
-    assert verdict.share.empty
-    assert set(verdict.plan()["action"]) == {"reuse"}
+    with pytest.raises(NetworkError, match="expected live convolutions"):
+        judge(target, target, Patients, score=closeness)
 
 
 def test_recalibration_is_planned_where_kernels_alone_were_judged(target):
@@ -347,3 +346,26 @@ def test_the_nearest_source_over_the_reusable_kernels_gives_what_is_scored_toget
     expected = prr.reuse.joint(target, near, Patients, pairs, score=closeness)
     assert verdict.joint["drop"].iloc[0] == pytest.approx(expected["drop"])
     assert expected["drop"] != prr.reuse.joint(target, far, Patients, pairs, score=closeness)["drop"]
+
+
+def test_the_nearest_source_is_nearest_by_relative_rmse(target):
+    """The first kernel is made ten times as large: being 0.02 away there is less, by its own scale."""
+    with torch.no_grad():
+        target[0].weight *= 10
+    closeness.target = target(Patients.images).detach()
+    large, small = copy.deepcopy(target), copy.deepcopy(target)
+    with torch.no_grad():
+        large[0].weight += 0.02
+        small[3].weight += 0.015
+    verdict = judge(target, {"small": small, "large": large}, Patients, score=closeness, tolerance=1.0)
+    assert verdict.sources["source"].tolist() == ["large", "small"]
+    assert verdict.sources["rmse"].is_monotonic_decreasing
+    assert verdict.sources["relative"].is_monotonic_increasing
+
+
+def test_statistics_of_a_layer_that_never_runs_are_retrained_whatever_is_judged(target):
+    model = nn.ModuleDict({"body": target, "spare": nn.BatchNorm2d(2)})
+    model.forward = model["body"].forward
+    plan = judge(model, copy.deepcopy(model), Patients, score=closeness, kinds=["W"]).plan().set_index(["kind", "name"])
+    assert plan.loc[("RM", "body.1"), "action"] == "recalibrate"
+    assert plan.loc[("RM", "spare"), "action"] == "retrain"

@@ -1,291 +1,474 @@
-"""What the paper states about reuse layer by layer, each statement tested on result tables, never on prose.
+"""How each claim of the paper is tested: a function of the results that gives the claim's leaves.
 
-The rules:
-
-- about each of some layers: reproduced if every layer turns out as stated, not reproduced if one certainly does not,
-  else undecided; a layer is judged by the interval of its drop (`prr.verdict.layer_verdicts`), each at 95 % by itself;
-- about a network: reusable if at least half of its live kernels are, not if reusable and undecided ones are fewer;
-- about most layers: the share of layers with its 95 % Wilson interval must lie above (below) one half;
-- about one mean being larger than another: the 95 % bootstrap interval over layers of the difference must keep clear
-  of 0 (paired where both means are over the same layers);
-- about two means of one order of magnitude: that interval, of their ratio, must lie within (outside) 1/10 to 10;
-- about a trend over depth: Spearman's rank correlation with its 95 % bootstrap interval over layers must keep clear
-  of 0. That there is *no* pattern can be refuted by a trend, never shown: it is refuted or stays undecided.
-
-Layers of one network are no independent sample: intervals over layers describe these networks and promise no more.
+What is claimed stands in data/paper/claims.csv, by the same names. A leaf is one layer that the paper lists, one
+ordering that it states, one number that it prints; the rules that decide it are in `prr.study.rules`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from prr.figures import Words
-from prr.study import paper
-from prr.verdict import NOT_REUSABLE, REUSABLE, layer_verdicts
+from prr.errors import MissingError
+from prr.study import paper, sources, transfer
+from prr.study.models import TITLES
+from prr.study.results import DOSES, Results
+from prr.study.rules import (
+    ABSENT,
+    NO,
+    TOLERANCE,
+    UNSURE,
+    YES,
+    Leaf,
+    above,
+    exact,
+    falling,
+    layers,
+    mean_gap,
+    means,
+    most,
+    number,
+    open_,
+    over_seeds,
+    patternless,
+)  # fmt: skip
+from prr.verdict import NOT_REUSABLE, REUSABLE, layer_verdicts, reusable_network
 
-YES, NO, UNSURE = "reproduced", "not reproduced", "undecided"
-ORDER = (NO, UNSURE, YES)  # a statement that is made of several is as good as its worst
-
-
-def unet(sweep: pd.DataFrame, shift: pd.DataFrame, tolerance: float = 0.05) -> pd.DataFrame:
-    """Those statements of the paper's section 1.1 that one sweep and the shifts can decide.
-
-    Args:
-        sweep: all kinds, from `prr.sweep`.
-        shift: from `prr.shift_scale`.
-        tolerance: see `layer_verdicts`.
-
-    Returns:
-        DataFrame[claim, where, verdict, evidence].
-    """
-    judged = layer_verdicts(sweep, tolerance)
-    return _ledger([
-        ("RM is more reusable the deeper the layer", "Fig. 3", *trend(judged, "RM")),
-        ("RV shows no regular pattern over depth", "Fig. 3", *no_trend(judged, "RV")),
-        ("RW is reusable", "Fig. 3", *reusable_except(judged, "RW")),
-        ("RB is reusable", "Fig. 3", *reusable_except(judged, "RB")),
-        ("W is not reusable", "Fig. 4", *not_reusable(judged, "W")),
-        ("B is reusable in all layers except the first", "Fig. 4", *reusable_except(judged, "B", (1,))),
-        *assumptions(shift, "Fig. 5"),
-        ("RM and RV matter more than RW and RB", "section 1.3", *matters_more(judged)),
-    ])  # fmt: skip
+TESTS: dict[str, Callable[[Results], Iterable[Leaf]]] = {}
 
 
-def pspnet(sweep: pd.DataFrame, shift: pd.DataFrame, tolerance: float = 0.05) -> pd.DataFrame:
-    """Those of the paper's section 1.2; arguments and columns as `unet`."""
-    judged = layer_verdicts(sweep, tolerance)
-    names = judged["name"].isin(paper.not_reusable()["name"])
-    listed = {kind: tuple(part["layer"]) for kind, part in judged[names].groupby("kind")}
-    encoder = judged[judged["name"].str.startswith("encoder.")]
-    return _ledger([
-        ("RM is reusable except in layers 1 and 17", "Fig. 7", *reusable_except(judged, "RM", listed["RM"])),
-        ("RV is reusable", "Fig. 7", *reusable_except(judged, "RV")),
-        ("RW is reusable", "Fig. 7", *reusable_except(judged, "RW")),
-        ("RB is reusable", "Fig. 7", *reusable_except(judged, "RB")),
-        ("W of the encoder is reusable except in 1, 6, 11, 12, 16, 17, 19, 20", "Fig. 8, section 3.1",
-         *reusable_except(encoder, "W", listed["W"])),
-        ("Of the encoder's other W that are not reusable, most change the number of channels or come right behind",
-         "Fig. 8", *decomposition(encoder)),
-        ("B is reusable", "Fig. 8", *reusable_except(judged, "B")),
-        *assumptions(shift, "Fig. 9"),
-        ("RM and RV matter more than RW and RB", "section 1.3", *matters_more(judged)),
-    ])  # fmt: skip
+def test_of(claim: str) -> Callable:
+    """Register the test of a claim."""
+    return lambda function: TESTS.setdefault(claim, function)
 
 
-def comparison(
-    unet: pd.DataFrame, pspnet: pd.DataFrame, distances: tuple[pd.DataFrame, pd.DataFrame], tolerance: float = 0.05
-) -> pd.DataFrame:
-    """The statements of section 1.3 on both networks; columns as `unet`.
-
-    Args:
-        unet: its sweep.
-        pspnet: its sweep.
-        distances: `prr.rmse` of UNet's and of PSPNet's two networks.
-        tolerance: see `layer_verdicts`.
-    """
-    first, second = layer_verdicts(unet, tolerance), layer_verdicts(pspnet, tolerance)
-    drops = [part.loc[part["kind"] == "W", "drop"] for part in (first, second)]
-    shares = [_share(part, "W") for part in (first, second)]
-    return _ledger([
-        ("Reuse hurts UNet more than PSPNet, all kinds", "section 1.3", *difference(first["drop"], second["drop"])),
-        ("Reuse of kernels hurts UNet more than PSPNet", "section 1.3", *difference(*drops)),
-        ("RMSE of W is of the same order of magnitude in both", "section 1.3", *same_order(*distances)),
-        ("PSPNet is a reusable network and UNet is not (at least half of the live kernels)", "Conclusion 1",
-         _both(shares[1][0], _negated(shares[0][0])), f"PSPNet: {shares[1][1]}; UNet: {shares[0][1]}"),
-    ])  # fmt: skip
+# ------------------------------------------------------- reuse layer by layer
 
 
-def first_layer(sweeps: dict[str, pd.DataFrame], tolerance: float = 0.05) -> pd.DataFrame:
-    """The statement of section 1.2.2 about layer 1, under each normalisation of the input; columns as `unet`.
-
-    Args:
-        sweeps: {what the input is: sweep of layer 1 at least}.
-        tolerance: see `layer_verdicts`.
-    """
-    rows = []
-    for title, sweep in sweeps.items():
-        judged = layer_verdicts(sweep[sweep["layer"] == 1], tolerance)
-        claim = f"RM of the first layer is not reusable, {title}"
-        rows.append((claim, "section 1.2.2", *not_reusable(judged, "RM")))
-    return _ledger(rows)
+@test_of("unet-w")
+def _(results: Results) -> list[Leaf]:
+    return layers(results.sweep("unet"), "W", None)
 
 
-def inequalities(unet: pd.DataFrame, pspnet: pd.DataFrame) -> pd.DataFrame:
-    """What the paper assumes of batch norm, for both networks; columns as `unet`.
-
-    Args:
-        unet: from `prr.shift_scale`.
-        pspnet: likewise.
-    """
-    rows = [
-        (f"{network}: {claim}", *rest)
-        for network, shift, where in (("UNet", unet, "Fig. 5"), ("PSPNet", pspnet, "Fig. 9"))
-        for claim, *rest in assumptions(shift, where)
-    ]
-    return _ledger(rows)
+@test_of("unet-b")
+def _(results: Results) -> list[Leaf]:
+    return layers(results.sweep("unet"), "B", (1,))
 
 
-def in_words(*ledgers: pd.DataFrame) -> Words:
-    """What holds, what does not and what stays open, as sentences with the numbers that decided.
-
-    Args:
-        ledgers: DataFrame[claim, where, verdict, evidence].
-    """
-    rows = pd.concat(ledgers)
-    paragraphs = []
-    for verdict, opening in ((YES, "Holds in this run"), (NO, "Does not hold in this run"), (UNSURE, "Stays open")):
-        part = rows[rows["verdict"] == verdict]
-        items = "".join(f"\n- {row.claim} ({row.where}): {row.evidence}." for row in part.itertuples())
-        paragraphs.append(f"**{opening}** ({len(part)} of {len(rows)} statements){':' if len(part) else '.'}\n{items}")
-    return Words("\n\n".join(paragraphs))
+@test_of("unet-rw-rb")
+def _(results: Results) -> list[Leaf]:
+    return [leaf for kind in ("RW", "RB") for leaf in layers(results.sweep("unet"), kind)]
 
 
-def reusable_except(judged: pd.DataFrame, kind: str, exceptions: Collection[int] = ()) -> tuple[str, str]:
-    """Verdict and evidence for: layers of this kind are reusable, and those excepted are not."""
-    part = judged[judged["kind"] == kind]
-    excepted = part["layer"].isin(exceptions)
-    right = np.where(excepted, part["verdict"] == NOT_REUSABLE, part["verdict"] == REUSABLE)
-    wrong = np.where(excepted, part["verdict"] == REUSABLE, part["verdict"] == NOT_REUSABLE)
-    evidence = f"{(part['verdict'] == REUSABLE).sum()} of {len(part)} layers reusable"
-    if wrong.any():
-        evidence += f"; other than stated: {_numbers(part['layer'][wrong])}"
-    if (open_ := ~right & ~wrong).any():
-        evidence += f"; undecided: {_numbers(part['layer'][open_])}"
-    return (NO if wrong.any() else YES if right.all() and len(part) else UNSURE), evidence
+@test_of("unet-rm-depth")
+def _(results: Results) -> list[Leaf]:
+    part = results.sweep("unet").query("kind == 'RM'")
+    return [falling("rank correlation of the drop with depth", part["layer"], part["drop"])]
 
 
-def not_reusable(judged: pd.DataFrame, kind: str) -> tuple[str, str]:
-    """Verdict and evidence for: no layer of this kind is reusable."""
-    return reusable_except(judged, kind, set(judged["layer"]))
+@test_of("unet-rv-pattern")
+def _(results: Results) -> list[Leaf]:
+    part = results.sweep("unet").query("kind == 'RV'")
+    return [patternless("rank correlation of the drop with depth", part["layer"], part["drop"])]
 
 
-def trend(judged: pd.DataFrame, kind: str) -> tuple[str, str]:
-    """Verdict and evidence for: the drop falls with depth."""
-    low, rho, high = correlation(judged[judged["kind"] == kind])
-    verdict = YES if high < 0 else NO if low > 0 else UNSURE
-    return verdict, f"rank correlation of drop and layer {_span(rho, low, high)}"
+@test_of("unet-w-b")
+def _(results: Results) -> list[Leaf]:
+    drop = _drops(results.sweep("unet"))
+    return [means("mean drop of W over that of B", drop["W"], drop["B"], paired=True)]
 
 
-def no_trend(judged: pd.DataFrame, kind: str) -> tuple[str, str]:
-    """Verdict and evidence for: no regular pattern; a trend refutes it, its absence alone can't prove it."""
-    low, rho, high = correlation(judged[judged["kind"] == kind])
-    return (UNSURE if low <= 0 <= high else NO), f"rank correlation of drop and layer {_span(rho, low, high)}"
+@test_of("slight-change")
+def _(results: Results) -> list[Leaf]:
+    found = []
+    for dose in DOSES:
+        judged = layer_verdicts(results.dose("unet", dose), TOLERANCE["drop"])
+        what = "noise of the source's RMSE" if dose == "noise" else f"{dose:g} of the way to the source"
+        found.append(most(f"{what}: not reusable in most layers", judged["verdict"] == NOT_REUSABLE))
+    return found
 
 
-def assumptions(shift: pd.DataFrame, where: str) -> list[tuple[str, str, str, str]]:
-    """The two inequalities that the paper assumes of batch norm, in most layers."""
-    scale = shift["MRV_log"] > shift["MRW_log"]
-    return [
-        ("|MRM| > |MRB| in most layers", where, *majority(shift["MRM"] > shift["MRB"])),
-        ("MRV is farther from 1 than MRW in most layers (|log factor|)", where, *majority(scale)),
-    ]
+@test_of("pspnet-rm")
+def _(results: Results) -> list[Leaf]:
+    return layers(results.sweep("pspnet"), "RM", _listed("RM"))
 
 
-def majority(holds: pd.Series) -> tuple[str, str]:
-    """Verdict and evidence for: it holds in most layers."""
-    count, total = int(holds.sum()), len(holds)
-    interval = stats.binomtest(count, total).proportion_ci(method="wilson")
-    verdict = YES if interval.low > 0.5 else NO if interval.high < 0.5 else UNSURE
-    return verdict, f"{count} of {total} layers, share {_span(count / total, interval.low, interval.high)}"
+@test_of("pspnet-rv-rw-rb")
+def _(results: Results) -> list[Leaf]:
+    return [leaf for kind in ("RV", "RW", "RB") for leaf in layers(results.sweep("pspnet"), kind)]
 
 
-def decomposition(encoder: pd.DataFrame) -> tuple[str, str]:
-    """Verdict and evidence for: layers that are not reusable are those of feature decomposition and those behind.
+@test_of("pspnet-w")
+def _(results: Results) -> list[Leaf]:
+    return layers(_encoder(results.sweep("pspnet")), "W", _listed("W"))
 
-    The paper defines neither. Read here as the 3x3 convolution that changes the number of channels (conv1 of the first
-    unit of a stage) and the one behind it; layer 1, which the paper excepts, is left out.
-    """
-    kernels = encoder[(encoder["kind"] == "W") & (encoder["layer"] > 1)]
+
+@test_of("pspnet-w-pattern")
+def _(results: Results) -> list[Leaf]:
+    kernels = layer_verdicts(_encoder(results.sweep("pspnet")), TOLERANCE["drop"]).query("kind == 'W' and layer > 1")
     failed = kernels[kernels["verdict"] == NOT_REUSABLE]
     if failed.empty:
-        return UNSURE, "every other layer is reusable or undecided"
-    inside = failed["name"].str.fullmatch(r"encoder\.layer[234]\.0\.conv[12]")
-    verdict, evidence = majority(inside)
-    return verdict, f"{evidence}; not reusable: {_numbers(failed['layer'])}"
+        return [open_("no other layer fails", 0, UNSURE)]
+    return [most("of those that fail, most fit", failed["name"].str.fullmatch(r"encoder\.layer[234]\.0\.conv[12]"))]
 
 
-def matters_more(judged: pd.DataFrame) -> tuple[str, str]:
-    """Verdict and evidence for: replacing RM or RV costs more than replacing RW or RB, mean over layers."""
-    drop = {kind: judged.loc[judged["kind"] == kind, "drop"] for kind in ("RM", "RV", "RW", "RB")}
-    pairs = [(strong, weak) for strong in ("RM", "RV") for weak in ("RW", "RB")]
-    results = [difference(drop[strong], drop[weak], paired=True) for strong, weak in pairs]
-    worst = min(range(len(pairs)), key=lambda index: ORDER.index(results[index][0]))
-    verdict, evidence = results[worst]
-    return verdict, f"{' and '.join(pairs[worst])}: {evidence}"
+@test_of("pspnet-b")
+def _(results: Results) -> list[Leaf]:
+    return layers(results.sweep("pspnet"), "B")
 
 
-def difference(more: pd.Series, less: pd.Series, paired: bool = False) -> tuple[str, str]:
-    """Verdict and evidence for: the first mean drop is larger than the second."""
-    low, high = mean_gap(more, less, paired)
-    verdict = YES if low > 0 else NO if high < 0 else UNSURE
-    evidence = f"mean drop {more.mean():z.3f} against {less.mean():z.3f}"
-    return verdict, f"{evidence}, difference {_span(more.mean() - less.mean(), low, high, 3)}"
+def _first_layer(network: str) -> Callable:
+    def leaves(results: Results) -> Iterator[Leaf]:
+        yield from layers(results.sweep(network).query("layer == 1"), "W", None)
+        for normalisation in ("zscore", "unit"):
+            yield from layers(results.first_layer(network, normalisation), "RM", None, f"input {normalisation}: ")
+
+    return leaves
 
 
-def same_order(unet: pd.DataFrame, pspnet: pd.DataFrame) -> tuple[str, str]:
-    """Verdict and evidence for: the kernels' RMSE (geometric mean over layers) differ by a factor of less than 10."""
-    logs = [np.log10(table.loc[table["kind"] == "W", "rmse"]) for table in (unet, pspnet)]
+for _network_name in TITLES:
+    TESTS[f"first-layer-{_network_name}"] = _first_layer(_network_name)
+
+
+@test_of("hurts-unet-more")
+def _(results: Results) -> list[Leaf]:
+    unet, pspnet = results.sweep("unet"), results.sweep("pspnet")
+    found = [means("mean drop, all kinds", unet["drop"], pspnet["drop"])]
+    first, second = _drops(unet), _drops(pspnet)
+    return [*found, means("mean drop, kernels", first["W"], second["W"])]
+
+
+@test_of("rm-rv-matter")
+def _(results: Results) -> list[Leaf]:
+    return [
+        means(f"{title}: mean drop of {strong} over that of {weak}", drop[strong], drop[weak], paired=True)
+        for network, title in TITLES.items()
+        for drop in [_drops(results.sweep(network))]
+        for strong, weak in itertools.product(("RM", "RV"), ("RW", "RB"))
+    ]
+
+
+@test_of("assumed-shift")
+def _(results: Results) -> list[Leaf]:
+    shifts = ((title, results.shift(network)) for network, title in TITLES.items())
+    return [most(f"{title}: MRM above MRB in most layers", table["MRM"] > table["MRB"]) for title, table in shifts]
+
+
+@test_of("assumed-scale")
+def _(results: Results) -> list[Leaf]:
+    shifts = ((title, results.shift(network)) for network, title in TITLES.items())
+    return [
+        most(f"{title}: |log MRV| above |log MRW| in most layers", table["MRV_log"] > table["MRW_log"])
+        for title, table in shifts
+    ]
+
+
+@test_of("sensitivity-depth")
+def _(results: Results) -> list[Leaf]:
+    sweep, shift = results.sweep("unet"), results.shift("unet")
+    found = []
+    for kind in ("RM", "RB"):
+        table = sweep[sweep["kind"] == kind].merge(shift, on=["layer", "name"])
+        sensitivity = table["drop"] / table[f"M{kind}"].replace(0, np.nan)
+        known = sensitivity.notna()
+        found.append(falling(f"drop of {kind} per M{kind} over depth", table["layer"][known], sensitivity[known]))
+    return found
+
+
+@test_of("same-order")
+def _(results: Results) -> list[Leaf]:
+    tables = [results.distance(network).query("kind == 'W'") for network in TITLES]
+    logs = [np.log10(table["rmse"]) for table in tables]
     low, high = mean_gap(*logs)
-    inside, outside = low > -1 and high < 1, high < -1 or low > 1
-    factor, low, high = (10.0**power for power in (logs[0].mean() - logs[1].mean(), low, high))
-    return (YES if inside else NO if outside else UNSURE), f"UNet's over PSPNet's: {_span(factor, low, high)}"
+    bound = np.log10(TOLERANCE["order"])
+    verdict = YES if -bound < low and high < bound else NO if high < -bound or low > bound else UNSURE
+    return [
+        Leaf("log10 of UNet's over PSPNet's kernel RMSE", logs[0].mean() - logs[1].mean(), low, high, verdict, bound)
+    ]
 
 
-def mean_gap(first: pd.Series, second: pd.Series, paired: bool = False) -> tuple[float, float]:
-    """95 % bootstrap interval over layers of the difference of two means."""
-    interval = stats.bootstrap(
-        (first.to_numpy(), second.to_numpy()), lambda a, b, axis: a.mean(axis) - b.mean(axis), n_resamples=5000,
-        method="percentile", paired=paired, rng=np.random.default_rng(0),
-    ).confidence_interval  # fmt: skip
-    return interval.low, interval.high
+@test_of("networks")
+def _(results: Results) -> list[Leaf]:
+    return [_network(results.sweep(network), title, meant) for network, title, meant in
+            (("pspnet", "PSPNet", True), ("unet", "UNet", False))]  # fmt: skip
 
 
-def correlation(part: pd.DataFrame) -> tuple[float, float, float]:
-    pair = part["layer"].to_numpy(float), part["drop"].to_numpy()
-    rho = float(rank_correlation(*pair))
-    interval = stats.bootstrap(
-        pair, rank_correlation, paired=True, vectorized=True, n_resamples=2000,
-        method="percentile", rng=np.random.default_rng(0),
-    ).confidence_interval  # fmt: skip
-    return interval.low, rho, interval.high
+def _network(swept: pd.DataFrame, title: str, meant: bool) -> Leaf:
+    """At least half of the live kernels are reusable, or fewer; bounds: without and with the undecided ones."""
+    verdicts = layer_verdicts(swept[swept["kind"] == "W"], TOLERANCE["drop"])
+    answer = reusable_network(verdicts, TOLERANCE["most"])
+    low = (verdicts["verdict"] == REUSABLE).mean()
+    high = 1 - (verdicts["verdict"] == NOT_REUSABLE).mean()
+    leaf = f"{title} is {'' if meant else 'not '}reusable: share of its kernels"
+    return Leaf(leaf, low, low, high, UNSURE if answer is None else YES if answer is meant else NO)
 
 
-def rank_correlation(first: np.ndarray, second: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Spearman's, over an axis; 0 where one side is constant."""
-    ranks = [stats.rankdata(values, axis=axis) for values in (first, second)]
-    a, b = (rank - rank.mean(axis, keepdims=True) for rank in ranks)
-    scale = np.sqrt((a**2).sum(axis) * (b**2).sum(axis))
-    return (a * b).sum(axis) / np.where(scale > 0, scale, 1)
+@test_of("identity-dominates")
+def _(results: Results) -> list[Leaf]:
+    return [most("norm of the branch below that of what is carried, in most units", results.branches()["ratio"] < 1)]
 
 
-def _share(judged: pd.DataFrame, kind: str) -> tuple[str, str]:
-    """At least half of the kernels reusable: yes; reusable and undecided together fewer than half: no."""
-    counts = judged.loc[judged["kind"] == kind, "verdict"].value_counts()
-    total, sure = int(counts.sum()), int(counts.get(REUSABLE, 0))
-    possible = total - int(counts.get(NOT_REUSABLE, 0))
-    verdict = YES if sure >= total / 2 else NO if possible < total / 2 else UNSURE
-    return verdict, f"{sure} of {total} reusable, {possible - sure} undecided"
+@test_of("errors-accumulate")
+def _(results: Results) -> list[Leaf]:
+    found = []
+    for network, title in TITLES.items():
+        verdict = results.verdict(network)
+        alone = verdict.layers[verdict.layers["verdict"] == REUSABLE]
+        same = verdict.sources["drawn"].iloc[0]
+        if len(alone) > 1 and same:  # else the single drops are of another source than the joint one
+            joint, worst = verdict.joint.iloc[0], alone.loc[alone["drop"].idxmax()]
+            leaf = f"{title}: drop of all {joint['layers']} together over the largest alone"
+            bounds = joint["low"] - worst["high"], joint["high"] - worst["low"]
+            found.append(above(leaf, joint["drop"] - worst["drop"], *bounds))
+    return found
 
 
-def _negated(verdict: str) -> str:
-    return {YES: NO, NO: YES}.get(verdict, verdict)
+@test_of("shift-scale")
+def _(results: Results) -> list[Leaf]:
+    return [
+        exact(f"{row.kind} changes the {row.changes} alone", row.residual, row.residual < TOLERANCE["algebra"])
+        for row in results.algebra().itertuples()
+    ]
 
 
-def _both(first: str, second: str) -> str:
-    return min(first, second, key=ORDER.index)
+# ------------------------------------------------------------- between sources
 
 
-def _numbers(layers: pd.Series) -> str:
-    return ", ".join(str(layer) for layer in layers)
+@test_of("similar-kernels")
+def _(results: Results) -> list[Leaf]:
+    found = []
+    for network, title in TITLES.items():
+        table = results.pairs(network).query("kind == 'W' and first == @sources.TARGET and apart > 0")
+        for source in ("ACDC auto", "T1 seg", "T1 auto"):
+            part = _by_layer(table[table["second"] == source])
+            if len(part):
+                near = part["rmse"] - part["null"] < np.log10(TOLERANCE["nearness"])
+                found.append(most(f"{title}, {source}: nearer than unrelated kernels in most layers", near))
+    return found
 
 
-def _span(value: float, low: float, high: float, digits: int = 2) -> str:
-    return f"{value:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"
+@test_of("groups-unet")
+def _(results: Results) -> list[Leaf]:
+    pairs = results.pairs("unet")
+    split = sources.members(pairs, "unet", 2)
+    t1 = (split["first"] == "T1 seg") | (split["second"] == "T1 seg")
+    apart = (split["group"] == 2).equals(t1)
+    groups = _groups(pairs, "unet", 2)
+    verdict = UNSURE if groups.verdict == UNSURE else YES if apart else NO
+    return [groups, open_("those of T1 segmentation are the second group", t1.sum(), verdict)]
 
 
-def _ledger(rows: list[tuple[str, str, str, str]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["claim", "where", "verdict", "evidence"])
+@test_of("groups-pspnet")
+def _(results: Results) -> list[Leaf]:
+    return [_groups(results.pairs("pspnet"), "pspnet", 3)]
+
+
+def _groups(pairs: pd.DataFrame, network: str, count: int) -> Leaf:
+    """The number of groups with the largest silhouette, where one cloud would hardly give so large a one."""
+    best = sources.groups(pairs, network).nlargest(1, "silhouette").iloc[0]
+    clear = best["silhouette"] > np.quantile(sources.groupless(pairs, network), 0.95)
+    verdict = UNSURE if not clear else YES if best["groups"] == count else NO
+    return open_(f"{count} groups", best["groups"], verdict)._replace(paper=count)
+
+
+def _statement(letter: str) -> Callable:
+    def leaves(results: Results) -> Iterator[Leaf]:
+        for network, title in TITLES.items():
+            table = sources.ranges(sources.relations(results.pairs(network)))
+            row = table[table["relation"].str.startswith(letter)].iloc[0]
+            verdict = {0: NO, 1: UNSURE, 2: YES}[len(row["overlaps"])]
+            yield Leaf(f"{title}: RMSE meets those of the others", len(row["overlaps"]), row["low"], row["high"],
+                       verdict)  # fmt: skip
+
+    return leaves
+
+
+for _letter in "abc":
+    TESTS[f"statement-{_letter}"] = _statement(_letter.upper())
+
+
+@test_of("rmse-likeness")
+def _(results: Results) -> list[Leaf]:
+    found = []
+    for network, title in TITLES.items():
+        table = _relative(results, network)
+        alike = table[["ACDC auto", "T1 seg", "RVSC seg"]].mean(axis=1)
+        unlike = table[["T1 auto", "RVSC auto"]].mean(axis=1)
+        leaf = f"{title}: sources that share data or task are farther than those that share neither"
+        found.append(over_seeds(leaf, alike - unlike))
+    return found
+
+
+@test_of("rmse-orders")
+def _(results: Results) -> list[Leaf]:
+    found = []
+    for network, title in TITLES.items():
+        logs = (
+            sources.relations(results.pairs(network)).groupby("seed")["rmse"].agg(lambda rmse: rmse.max() / rmse.min())
+        )
+        leaf = f"{title}: log10 of the largest over the smallest RMSE of a pair"
+        found.append(over_seeds(leaf, np.log10(logs), np.log10(TOLERANCE["order"])))
+    return found
+
+
+@test_of("t1-auto-nearest")
+def _(results: Results) -> Iterator[Leaf]:
+    table = _relative(results, "pspnet")
+    for other in table.columns.drop("T1 auto"):
+        yield over_seeds(f"T1 auto is nearer than {other}", table[other] - table["T1 auto"])
+
+
+@test_of("t1-seg-farthest")
+def _(results: Results) -> Iterator[Leaf]:
+    table = _relative(results, "unet")
+    for other in table.columns.drop("T1 seg"):
+        yield over_seeds(f"T1 seg is farther than {other}", table["T1 seg"] - table[other])
+
+
+def _relative(results: Results, network: str) -> pd.DataFrame:
+    """Relative RMSE to ACDC segmentation: a line per seed, a column per source."""
+    return sources.ranking(results.pairs(network)).pivot(index="seed", columns="source", values="relative")
+
+
+@test_of("drawn-source")
+def _(results: Results) -> list[Leaf]:
+    found = []
+    for network, title in TITLES.items():
+        answers = {}
+        for source in list(sources.SIX)[1:]:
+            kernels = layer_verdicts(results.by_source(network, source), TOLERANCE["drop"])
+            answers[source] = reusable_network(kernels, TOLERANCE["most"]), (kernels["verdict"] == REUSABLE).mean()
+        first = answers["ACDC auto"][0]
+        for source, (answer, share) in list(answers.items())[1:]:
+            verdict = UNSURE if None in (answer, first) else YES if answer is first else NO
+            found.append(open_(f"{title}: {source} gives the answer of ACDC auto; its share", share, verdict))
+    return found
+
+
+@test_of("part-of-data")
+def _(results: Results) -> list[Leaf]:
+    found = []
+    for network, title in TITLES.items():
+        whole = _relative(results, network).mean()
+        few = results.few(network).pivot(index="seed", columns="source", values="relative")
+        nearest = whole.idxmin()
+        margin = few.drop(columns=nearest).min(axis=1) - few[nearest]
+        found.append(over_seeds(f"{title}: {nearest} is the nearest with few patients too; its lead", margin))
+    return found
+
+
+# --------------------------------------------------------------------- transfer
+
+
+@test_of("reused-share")
+def _(results: Results) -> list[Leaf]:
+    row = paper.reused_share(results.table()).iloc[0]
+    return [exact("share of pairs of kind and layer", row["share"], round(row["share"], 2) == 0.92, 0.92)]
+
+
+@test_of("can-hurt")
+def _(results: Results) -> list[Leaf]:
+    """One row that certainly hurts is enough, none that could is needed to refute; intervals for all rows at once."""
+    found = list(_orders(results, (1,), (2, 3, 6, 7), comparisons=8))
+    verdicts = [leaf.verdict for leaf in found]
+    verdict = YES if YES in verdicts else NO if set(verdicts) == {NO} else UNSURE
+    return [found[verdicts.index(verdict)]]
+
+
+@test_of("small-rmse-better")
+def _(results: Results) -> list[Leaf]:
+    return list(_orders(results, (4, 5), (1, 2, 3, 6, 7)))
+
+
+@test_of("gain-with-few")
+def _(results: Results) -> list[Leaf]:
+    wide = _by_seed(results)
+    few, every = sorted(wide.columns.unique("patients"))
+    gains = {row: [wide[size, row] - wide[size, 1] for size in (few, every)] for row in (4, 5)}
+    return [over_seeds(f"gain of row {row}: {few} over {every} patients", few_gain - gain)
+            for row, (few_gain, gain) in gains.items()]  # fmt: skip
+
+
+@test_of("table")
+def _(results: Results) -> list[Leaf]:
+    cells = transfer.beside(transfer.summary(_paper_runs(results))).dropna(subset="paper")
+    printed = paper.transfer()
+    odd = printed[(printed["mean"] - printed["recomputed"]).abs() > TOLERANCE["cell"]]
+    doubtful = {(row.patients, row.row, "mean") for row in odd.itertuples()}
+    found = []
+    for row in cells.rename(columns={"class": "cell"}).itertuples():
+        leaf = f"{row.paper_patients} samples, row {row.row}, {row.cell}"
+        if (row.paper_patients, row.row, row.cell) in doubtful:
+            odd_one = open_(f"{leaf}: does not follow from its own classes", row.dice, ABSENT)
+            found.append(odd_one._replace(paper=row.paper))
+        else:
+            found.append(number(leaf, row.paper, row.dice, row.low, row.high, row.seeds))
+    return found
+
+
+@test_of("results-vary")
+def _(results: Results) -> list[Leaf]:
+    spread = _by_seed(results).agg(lambda dice: dice.max() - dice.min())
+    widest = spread.idxmax()
+    leaf = f"row {widest[1]}, {widest[0]} patients: largest difference between seeds of one row"
+    return [open_(leaf, spread.max(), YES if spread.max() > TOLERANCE["vary"] else UNSURE)]
+
+
+@test_of("semi-supervised")
+def _(results: Results) -> list[Leaf]:
+    wide = _by_seed(results)
+    relative = _relative(results, "pspnet").mean()
+    few = min(wide.columns.unique("patients"))
+    found = []
+    for own, rows in (
+        (10, {"T1 seg": 2, "T1 auto": 4, "RVSC seg": 6}),
+        (11, {"T1 seg": 3, "T1 auto": 5, "RVSC seg": 7}),
+    ):
+        for source, row in rows.items():
+            sign = np.sign(relative[source] - relative["ACDC auto"])
+            leaf = f"row {own} against row {row}, {few} patients: the nearer source gains more"
+            found.append(over_seeds(leaf, sign * (wide[few, own] - wide[few, row])))
+    return found
+
+
+def _orders(results: Results, better: Sequence[int], worse: Sequence[int], comparisons: int = 1) -> Iterator[Leaf]:
+    """Mean Dice (classes 0 to 3) of one row above another's, paired by seed, for both sizes."""
+    wide = _by_seed(results)
+    for patients in sorted(wide.columns.unique("patients")):
+        for first, second in itertools.product(better, worse):
+            leaf = f"{patients} patients: row {first} above row {second}"
+            yield over_seeds(leaf, wide[patients, first] - wide[patients, second], comparisons=comparisons)
+
+
+def _paper_runs(results: Results) -> pd.DataFrame:
+    """The runs that repeat the paper's: PSPNet by the paper's list, else whichever list there is."""
+    runs = results.transfer().query("network == 'pspnet'")
+    if runs.empty:
+        raise MissingError("transfer: expected runs of pspnet, the paper's network; this run has none")
+    return runs[runs["parameters"] == ("paper" if (runs["parameters"] == "paper").any() else "inferred")]
+
+
+def _by_seed(results: Results) -> pd.DataFrame:
+    """Mean Dice of classes 0 to 3: a line per seed, a column per number of patients and row."""
+    return _paper_runs(results).groupby(["seed", "patients", "row"])["dice"].mean().unstack(["patients", "row"])
+
+
+def _by_layer(pairs: pd.DataFrame) -> pd.DataFrame:
+    """log10 of rmse and null, a line per layer: seeds are averaged first, for they are not more layers."""
+    return np.log10(pairs.set_index("layer")[["rmse", "null"]]).groupby(level=0).mean()
+
+
+def _drops(swept: pd.DataFrame) -> dict[str, pd.Series]:
+    return dict(iter(swept.groupby("kind", sort=False)["drop"]))
+
+
+def _listed(kind: str) -> tuple[int, ...]:
+    table = paper.not_reusable()
+    return tuple(table.loc[table["kind"] == kind, "layer"])
+
+
+def _encoder(swept: pd.DataFrame) -> pd.DataFrame:
+    return swept[swept["name"].str.startswith("encoder.")]

@@ -13,14 +13,12 @@ from typing import Any
 
 import pandas as pd
 import torch
-from joblib import Parallel, cpu_count, delayed
 from torch import nn
-from tqdm import tqdm
 
 from prr import reuse
 from prr.data import Slices, read_acdc, read_rvsc, read_t1, write_phantom
 from prr.distance import noisy, towards
-from prr.errors import DataError, MissingError, NetworkError, OptionError
+from prr.errors import DataError, NetworkError, OptionError
 from prr.figures import Words
 from prr.layers import ALL, check_kinds
 from prr.metrics import dice
@@ -29,7 +27,7 @@ from prr.study.models import NETWORKS, derived, initial
 from prr.study.profiles import EXPECTED_DICE, OVERRIDES, STARTS, Profile
 from prr.study.sources import SIX, TARGET
 from prr.study.store import Key, Store, content, digest, fingerprint, provenance
-from prr.verdict import Verdict, judge
+from prr.verdict import RECIPE, Verdict, judge
 
 READERS = {"acdc": read_acdc, "t1": read_t1, "rvsc": read_rvsc}
 PARAMETERS = ("profile", "data_root", "device", "seed", *OVERRIDES)
@@ -106,7 +104,7 @@ class Experiment:
 
     def variant(self, **overrides: Any) -> Experiment:
         """The same experiment with some overrides changed."""
-        other = Experiment(**self._settings | overrides)
+        other = Experiment(**self.settings | overrides)
         other._used = self._used  # one page, one table of provenance
         return other
 
@@ -122,7 +120,7 @@ class Experiment:
         return [self.seed + each for each in range(self.profile.seeds)]
 
     @property
-    def _settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """What makes the same experiment again, in another process too."""
         given = {"data_root": self.data_root, "device": self.device, "seed": self.seed, "store": self.store.folder}
         return given | {"profile": self.profile.name, "make": self.store.make, **self.overrides}
@@ -334,6 +332,8 @@ class Experiment:
                 w and Gaussian noise of the same RMSE.
         """
         check_kinds(kinds)
+        if not (dose is None or dose == "noise" or isinstance(dose, int | float)):
+            raise OptionError(f'dose={dose!r}: expected a number, "noise" or None')
         layers = None if layers is None else sorted({int(layer) for layer in layers})
         judged, donor = (self.key(network, *each, start) for each in (target, source))
         models = [self.model(network, *each, start) for each in (target, source)]
@@ -374,7 +374,7 @@ class Experiment:
             record |= {name: getattr(verdict, name) for name in ("reusable_network", "drawn", "tolerance")}
             return verdict.layers, record | {"seconds": time.perf_counter() - began, "made": provenance(self.device)}
 
-        key = {"table": "verdict", "network": network, "recipe": reuse.RECIPE, "seed": self.seed}
+        key = {"table": "verdict", "network": network, "recipe": [reuse.RECIPE, RECIPE], "seed": self.seed}
         layers, record = self.store.table(key | {"networks": [digest(each) for each in keys.values()]}, make)
         self._note(keys[TARGET], "verdict", record)
         tables = {name: pd.DataFrame(**record[name]) for name in VERDICT_TABLES}
@@ -390,16 +390,6 @@ class Experiment:
     def transfer(self) -> pd.DataFrame:
         """All runs of the transfer experiment; see `prr.study.transfer.table`."""
         return transfer.table(self)
-
-    # ------------------------------------------------------------- many jobs
-
-    def together(self, calls: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        """Make several results at once; see `together`.
-
-        Args:
-            calls: (name of a method, its arguments).
-        """
-        together([(self, *call) for call in calls])
 
     # ------------------------------------------------------------ provenance
 
@@ -440,46 +430,6 @@ class Experiment:
             yield
         finally:
             torch.set_num_threads(before)
-
-
-def together(calls: Sequence[tuple[Experiment, str, dict[str, Any]]]) -> None:
-    """Make several results in parallel processes; each lands in the store, where the same call finds it afterwards.
-
-    Args:
-        calls: (experiment, name of a method, its arguments). What is in the store already is not made again.
-    """
-    todo = [call for call in calls if _lacks(*call)]
-    jobs = [delayed(_make)(run._settings, method, arguments) for run, method, arguments in todo]
-    count = min(workers(todo[0][0]), len(jobs)) if todo else 1
-    done = Parallel(count, return_as="generator_unordered")(jobs)
-    for _ in tqdm(done, "jobs", len(jobs), disable=not jobs):
-        pass
-
-
-def _lacks(run: Experiment, method: str, arguments: dict[str, Any]) -> bool:
-    try:
-        getattr(run.stored(), method)(**arguments)
-    except MissingError:
-        return True
-    return False
-
-
-def _make(settings: dict[str, Any], method: str, arguments: dict[str, Any]) -> None:
-    """One job, in a process of its own: the result is left in the store."""
-    getattr(Experiment(**settings, progress=False), method)(**arguments)
-
-
-def workers(run: Experiment) -> int:
-    """How many jobs run at once: what `PRR_JOBS` says, else as many as the CPU has cores for; one on a GPU.
-
-    Raises:
-        OptionError: `PRR_JOBS` is no whole number above 0.
-    """
-    given = os.environ.get("PRR_JOBS")
-    if given and not (given.isdecimal() and int(given)):
-        raise OptionError(f"PRR_JOBS={given}: expected a whole number above 0")
-    cores = cpu_count() // run.profile.threads if run.device == "cpu" else 1
-    return int(given) if given else max(1, cores)
 
 
 def checked_seed(seed: int) -> int:

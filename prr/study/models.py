@@ -218,6 +218,7 @@ def branches(model: nn.Module, images: Tensor) -> pd.DataFrame:
 
 
 NETWORKS = {"unet": unet, "pspnet": pspnet}
+TITLES = {"unet": "UNet", "pspnet": "PSPNet"}
 
 
 def initial(network: str, width: int, start: str, dataset: str, task: str, seed: int) -> nn.Module:

@@ -9,8 +9,9 @@ import pandas as pd
 
 from prr.errors import OptionError
 from prr.study import training, transfer
-from prr.study.experiment import READERS, Experiment, initial, together
-from prr.study.models import NETWORKS
+from prr.study.experiment import READERS, Experiment
+from prr.study.jobs import together
+from prr.study.models import NETWORKS, initial
 
 Job = tuple[Experiment, dict[str, Any]]  # an experiment, and arguments of its `model`
 

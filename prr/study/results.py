@@ -7,10 +7,12 @@ import functools
 import pandas as pd
 
 from prr import bn
+from prr.distance import rmse
 from prr.layers import parameter_table
 from prr.study import sources
 from prr.study.experiment import Experiment
-from prr.study.models import branches, pspnet
+from prr.study.jobs import together
+from prr.study.models import TITLES, branches, pspnet
 from prr.verdict import Verdict
 
 DOSES = (0.1, 0.3, "noise")
@@ -53,6 +55,10 @@ class Results:
         """Kernels moved part of the way to ACDC auto-encoding, or by noise of the same RMSE."""
         return self.run.sweep(network, ["W"], dose=dose)
 
+    def distance(self, network: str) -> pd.DataFrame:
+        """`prr.rmse` of ACDC segmentation and ACDC auto-encoding."""
+        return rmse(*self._pair(network))
+
     def shift(self, network: str) -> pd.DataFrame:
         """`prr.shift_scale` of ACDC segmentation by ACDC auto-encoding."""
         return bn.shift_scale(*self._pair(network))
@@ -79,12 +85,7 @@ class Results:
 
 def measure(run: Experiment) -> None:
     """Make the tables that no chapter before the verdict makes: verdicts, sweeps by each source, and by dose."""
-    calls = []
-    for network in ("unet", "pspnet"):
-        calls.append(("judge", {"network": network}))
-        calls.append(("judge", {"network": network, "patients": run.profile.few_patients}))
-        calls += [
-            ("sweep", {"network": network, "kinds": ["W"], "source": each}) for each in list(sources.SIX.values())[1:]
-        ]
-        calls += [("sweep", {"network": network, "kinds": ["W"], "dose": dose}) for dose in DOSES]
-    run.together(calls)
+    sweeps = [{"source": each} for each in list(sources.SIX.values())[1:]] + [{"dose": dose} for dose in DOSES]
+    verdicts = [{}, {"patients": run.profile.few_patients}]
+    for_each = [("judge", each) for each in verdicts] + [("sweep", {"kinds": ["W"], **each}) for each in sweeps]
+    together([(run, method, {"network": network, **each}) for network in TITLES for method, each in for_each])

@@ -21,7 +21,8 @@ from prr.figures import Words
 from prr.layers import parameter_table
 from prr.metrics import dice
 from prr.study import paper, training
-from prr.study.models import derived, initial
+from prr.study.jobs import together
+from prr.study.models import TITLES, derived, initial
 from prr.study.store import Key, digest, provenance
 from prr.verdict import REUSABLE, layer_verdicts
 
@@ -56,7 +57,6 @@ ROWS = {
     11: Row("ACDC auto, trained on", "acdc auto-encoding", False),
 }
 STARTED = ("t1", "auto-encoding")  # the source whose start is loaded as "start"; under a shared start all have this one
-NAMES = {"pspnet": "PSPNet", "unet": "UNet"}
 RUN = ["network", "parameters", "patients", "row", "label"]  # what names a run, but for its seed
 
 
@@ -179,7 +179,7 @@ def table(run: Experiment) -> pd.DataFrame:
     names = ("network", "parameters", "patients", "seed", "row")
     calls = [dict(zip(names, (*pair, *rest), strict=True)) for pair, *rest in every]
     if run.store.make:
-        run.together([("transfer_row", call) for call in calls])
+        together([(run, "transfer_row", call) for call in calls])
     return pd.concat([run_row(run, **call) for call in calls], ignore_index=True)
 
 
@@ -365,7 +365,7 @@ def in_words(runs: pd.DataFrame) -> Words:
                 f"{_listed(gain['high'] < 0, gain)}; the largest gain is {best['gain']:+.2f}{_interval(best)}, row "
                 f"{best['row']} ({best['label']})"
             )
-        title = f"{NAMES[network]}, {parameters} list, labelled patients: {patients}, seeds: {part['seed'].nunique()}"
+        title = f"{TITLES[network]}, {parameters} list, labelled patients: {patients}, seeds: {part['seed'].nunique()}"
         sentences.append(f"- **{title}**: {'; '.join(lines)}.")
     return Words("\n".join(sentences))
 
