@@ -317,7 +317,7 @@ def test_the_largest_number_that_passes_together_is_found_by_halves_in_order_of_
     table = jointly(None, None, None, layers.sort_values("high"), 0.05, {})
     assert table["layers"].tolist() == [count for count in tried for _ in "ab"]
     assert taken == [order[:count] for count in table["layers"]]
-    pairs = swept[["kind", "layer", "name"]]
+    pairs = swept[["kind", "layer", "name"]].assign(live=True)
     source = pd.DataFrame({"source": ["a"], "kernels": 0, "relative": 0.0})
     verdict = Verdict(None, "a", layers, layers, source, table, pairs, 0.05)
     assert (verdict.plan()["action"] == "recalibrate").all()  # as is every RM where only recalibration passes
@@ -357,10 +357,19 @@ def test_the_nearest_source_is_nearest_by_relative_rmse(target):
     with torch.no_grad():
         large[0].weight += 0.02
         small[3].weight += 0.015
-    verdict = judge(target, {"small": small, "large": large}, Patients, score=closeness, tolerance=1.0)
+    sources = {"small": small, "large": large}
+    seed = next(each for each in range(9) if np.random.default_rng(each).integers(2) == 0)
+    verdict = judge(target, sources, Patients, score=closeness, tolerance=1.0, seed=seed)
+    assert verdict.drawn == "small"
     assert verdict.sources["source"].tolist() == ["large", "small"]
     assert verdict.sources["rmse"].is_monotonic_decreasing
     assert verdict.sources["relative"].is_monotonic_increasing
+    # what is scored together comes from the nearest source, not from the one that was drawn
+    drops = [
+        prr.reuse.joint(target, each, Patients, verdict.layers, score=closeness)["drop"] for each in (large, small)
+    ]
+    assert verdict.joint["drop"].iloc[0] == pytest.approx(drops[0])
+    assert drops[0] != pytest.approx(drops[1])
 
 
 def test_statistics_of_a_layer_that_never_runs_are_retrained_whatever_is_judged(target):
