@@ -289,6 +289,8 @@ def distance_curves(pairs: pd.DataFrame, *, target: str = "ACDC seg", kind: str 
 def cluster_map(matrix: pd.DataFrame, *, label: str = "relative RMSE of W", note: str = "") -> Figure:
     """Distances between networks as a heat map with numbers, ordered by average linkage; the diagonal is blank.
 
+    Colour begins at 0, so distances that hardly differ look alike.
+
     Args:
         matrix: symmetric, 0 on the diagonal, labels as index and columns.
         label: name of the distance.
@@ -297,7 +299,7 @@ def cluster_map(matrix: pd.DataFrame, *, label: str = "relative RMSE of W", note
     tree = linkage(squareform(matrix.to_numpy(), checks=False), "average")
     grid = sns.clustermap(
         matrix, row_linkage=tree, col_linkage=tree, mask=np.eye(len(matrix), dtype=bool), annot=True, fmt=".3g",
-        cmap="rocket_r", figsize=(6.4, 6), dendrogram_ratio=0.16, cbar_pos=(0.3, 0.93, 0.4, 0.02),
+        cmap="rocket_r", vmin=0, figsize=(6.4, 6), dendrogram_ratio=0.16, cbar_pos=(0.3, 0.93, 0.4, 0.02),
         cbar_kws={"label": label, "orientation": "horizontal"},
     )  # fmt: skip
     grid.ax_col_dendrogram.set_visible(False)

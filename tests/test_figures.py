@@ -308,6 +308,7 @@ def test_cluster_map_shows_every_number_and_puts_neighbours_side_by_side():
     assert [float(text.get_text()) for text in heat.texts] == [
         matrix.loc[row, column] for row in order for column in order if row != column
     ]
+    assert heat.collections[0].get_clim() == (0, 9)  # a tenth of a distance is not painted as all of it
     assert "a note" in [text.get_text() for text in figure.texts]
     assert figure.number not in plt.get_fignums()
 
