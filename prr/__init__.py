@@ -7,7 +7,7 @@ The method lives in this package's root files and knows no data set and no paper
 from prr.bn import shift_scale
 from prr.distance import rmse
 from prr.errors import BookError, DataError, MissingError, NetworkError, OptionError, PrrError
-from prr.layers import parameter_table
+from prr.layers import incomparable, parameter_table
 from prr.metrics import dice
 from prr.reuse import apply_plan, sweep, transplant
 from prr.verdict import Verdict, judge
@@ -23,6 +23,7 @@ __all__ = [
     "Verdict",
     "apply_plan",
     "dice",
+    "incomparable",
     "judge",
     "parameter_table",
     "rmse",

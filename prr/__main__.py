@@ -1,8 +1,13 @@
 """The command line: `python -m prr COMMAND --help`."""
 
 import ast
+import importlib
 import os
+import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -148,6 +153,119 @@ def _checked(name: str, folder: Path) -> str:
         f"labels {found['labels']}, {spacing}{', phantom' if found['phantom'] else ''}, {len(found['missing'])} missing"
     )
     return "\n".join([counts, *(f"  missing: {line}" for line in found["missing"])])
+
+
+FILE = click.Path(path_type=Path)
+
+
+@main.command()
+@click.argument("target", type=FILE)
+@click.argument("source", type=FILE)
+@click.option("--csv", type=FILE, help="Write the table here.")
+@click.option("--json", type=FILE, help="Write the table here, as records.")
+@click.option("--html", type=FILE, help="Write one self-contained page here.")
+@click.option("--figure", type=FILE, help="Write the curves here: .png, .svg or .pdf.")
+def rmse(
+    target: Path, source: Path, csv: Path | None, json: Path | None, html: Path | None, figure: Path | None
+) -> None:
+    """Compare two checkpoints, TARGET and SOURCE, layer by layer, without their networks' code."""
+    from prr import checkpoints, distance, figures, layers, page
+
+    networks = []
+    for path in (target, source):
+        state, told = checkpoints.read(path)
+        networks.append(checkpoints.skeleton(state))
+        covered = {layers.full_name(kind, name) for kind, _, name, _ in layers.entries(networks[-1])}
+        outside = [name for name in state if name not in covered and not name.endswith("num_batches_tracked")]
+        told += [f"{len(outside)} tensors belong to no layer, {outside[0]} among them"] if outside else []
+        for line in told:
+            click.echo(f"{path.name}: {line}", err=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is not comparable is listed below
+        table = distance.rmse(*networks)
+    rest = layers.incomparable(*networks)
+    click.echo(table.to_string(index=False, float_format="{:.4g}".format))
+    for row in rest.itertuples():
+        click.echo(f"not comparable: {row.kind} {row.name}: {row.target or 'none'}, {row.source or 'none'}", err=True)
+    if csv:
+        page.write(csv, table.to_csv(index=False))
+    if json:
+        page.write(json, table.to_json(orient="records", indent=1))
+    if html:
+        bars = table.assign(bar=page.bars(table["relative"]))
+        sections = [page.Section("Layer by layer", "", bars), page.Section("Not comparable", "", rest)]
+        median = table.loc[table["kind"].isin(layers.KERNELS), "relative"].median()
+        answer = f"Median relative RMSE of the kernels: {median:.3f}; two that have nothing in common are near 1.41."
+        title, made = f"{target.name} and {source.name}", {"target": target, "source": source}
+        page.write(html, page.render(title, answer, sections, made))
+    if figure:
+        figures.rmse(table, kinds=tuple(table["kind"].unique())).savefig(figure, bbox_inches="tight", dpi=150)
+
+
+@main.command()
+@click.option("--model", required=True, metavar="MODULE:FACTORY", help="Called without arguments, gives the network.")
+@click.option("--target", required=True, type=FILE, help="Weights of the network that is judged.")
+@click.option("--source", "sources", required=True, multiple=True, metavar="[NAME=]FILE", help="Weights to take from.")
+@click.option("--data", required=True, metavar="MODULE:DATA", help="Tensors, Dataset, DataLoader, or what gives them.")
+@click.option("--score", help="dice, accuracy, r2 or MODULE:FUNCTION; by default what suits the targets.")
+@click.option("--tolerance", default=0.05, show_default=True, help="Drop of the score that counts as unchanged.")
+@click.option("--kinds", default=None, metavar="KIND,KIND", help="Kinds of parameter to judge.  [default: all]")
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1))
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the draw among the sources.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
+@click.option("--csv", type=FILE, help="Write the table of layers here.")
+@click.option("--json", type=FILE, help="Write all tables here.")
+@click.option("--html", type=FILE, help="Write one self-contained page here.")
+def judge(
+    model: str, target: Path, sources: tuple[str, ...], data: str, score: str | None, kinds: str | None, device: str,
+    csv: Path | None, json: Path | None, html: Path | None, **options: Any,
+) -> None:  # fmt: skip
+    """Judge what of one checkpoint can be reused in another: which layers, which source, what plan."""
+    from prr import checkpoints, page, verdict
+    from prr.layers import ALL
+
+    factory, found = _imported(model), _imported(data)
+    networks = {}
+    for spec in (f"target={target}", *sources):
+        name, _, path = spec.rpartition("=")
+        networks[name or Path(path).stem] = network = _called(model, factory)
+        for line in checkpoints.load(network, path):
+            click.echo(f"{Path(path).name}: {line}", err=True)
+        network.to(device)
+    judged = verdict.judge(
+        networks.pop("target"), networks, _called(data, found) if callable(found) else found,
+        kinds=kinds.split(",") if kinds else ALL, score=_imported(score) if score and ":" in score else score,
+        progress=True, **options,
+    )  # fmt: skip
+    click.echo(str(judged))
+    if csv:
+        page.write(csv, judged.layers.to_csv(index=False))
+    if json:
+        page.write(json, judged.to_json())
+    if html:
+        page.write(html, judged.to_html())
+
+
+def _imported(spec: str) -> Any:
+    """What `package.module:name` names; the current folder is looked in too."""
+    module, _, name = spec.partition(":")
+    if not module or not name:
+        raise OptionError(f"{spec}: expected MODULE:NAME, such as package.module:factory")
+    sys.path.insert(0, os.getcwd())
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise OptionError(f"{spec}: can't be imported from here ({error}); correct the name, or install it") from error
+    finally:
+        sys.path.remove(os.getcwd())
+
+
+def _called(spec: str, factory: Callable[[], Any]) -> Any:
+    """What a function of the caller's gives."""
+    try:
+        return factory()
+    except Exception as error:
+        raise OptionError(f"{spec}: calling it failed with {type(error).__name__}: {error}") from error
 
 
 @main.command()

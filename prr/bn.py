@@ -20,7 +20,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from prr.errors import NetworkError, OptionError
-from prr.layers import FAMILIES, check_kinds, comparable, forward, replaced, tensor
+from prr.layers import BATCH_NORM, CONVOLUTION, check_kinds, comparable, forward, replaced, tensor
 
 # A channel whose |RW| is below this share of the layer's largest is switched off in the target: RW'/RW says nothing
 # about it, so it is left out of MRW and counted in `excluded`.
@@ -96,7 +96,7 @@ def biased_convolutions(model: nn.Module) -> dict[str, str]:
     return {
         name: before
         for (before, conv), (name, norm) in itertools.pairwise(layers)
-        if isinstance(norm, FAMILIES[1]) and isinstance(conv, FAMILIES[0])
+        if isinstance(norm, BATCH_NORM) and isinstance(conv, CONVOLUTION)
         and conv.bias is not None and conv.out_channels == norm.num_features
     }  # fmt: skip
 
@@ -204,7 +204,7 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 32) -> nn.Mo
     if batch_size < 1 or not len(images):
         raise OptionError(f"expected 1 or more images, and to a batch, found {len(images)} and batch_size={batch_size}")
     probe = copy.deepcopy(model).eval()
-    norms = [each for each in probe.modules() if isinstance(each, FAMILIES[1]) and each.running_mean is not None]
+    norms = [each for each in probe.modules() if isinstance(each, BATCH_NORM) and each.running_mean is not None]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:  # a cumulative mean that begins anew: its first pass overwrites, so nothing need be reset
         norm.momentum = None

@@ -9,15 +9,17 @@ import pandas as pd
 import torch
 from torch import nn
 
-from prr.layers import comparable, tensor
+from prr.layers import common, comparable, tensor, warn_of_rest
 
 
 def rmse(target: nn.Module, source: nn.Module) -> pd.DataFrame:
     """Root mean square error between the parameters of two networks, tensor by tensor.
 
+    Networks that share some layers only are compared in those, with a warning; `incomparable` lists the rest.
+
     Args:
         target: the network that is judged.
-        source: the network that parameters would come from; same layers and shapes.
+        source: the network that parameters would come from.
 
     Returns:
         DataFrame[kind, layer, name, rmse, relative]: rmse = sqrt(mean((w_source - w_target)^2)), in the unit of the
@@ -26,11 +28,12 @@ def rmse(target: nn.Module, source: nn.Module) -> pd.DataFrame:
         equal scale have a relative RMSE near sqrt(2).
 
     Raises:
-        NetworkError: networks that do not match, NaN or infinite weights.
+        NetworkError: networks that share nothing, NaN or infinite weights.
 
     Source: Wang et al. 2020, arXiv:2008.03411, "Parameter reuse and RMSE" (the formula is our reading of the text).
     """
-    table = comparable(target, source)[["kind", "layer", "name"]]
+    table = common(target, source)[["kind", "layer", "name"]]
+    warn_of_rest(target, source)
     pairs = [
         [tensor(model, kind, name).detach().cpu().double() for model in (target, source)]
         for kind, name in table[["kind", "name"]].itertuples(index=False)

@@ -19,7 +19,7 @@ from scipy.spatial.distance import squareform
 from torch import nn
 
 from prr.errors import OptionError
-from prr.reuse import Data
+from prr.samples import Data
 from prr.verdict import NOT_REUSABLE, REUSABLE, UNDECIDED, layer_verdicts
 
 _PALETTE = sns.color_palette("colorblind").as_hex()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Sequence
-from typing import Protocol
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,8 +13,21 @@ from tqdm import tqdm
 
 from prr.bn import recalibrate
 from prr.errors import DataError, NetworkError, OptionError
-from prr.layers import ALL, KINDS, check_kinds, comparable, replace, replaced, tensor
-from prr.metrics import drop_interval, foreground_dice, nanmean
+from prr.layers import (
+    ALL,
+    KINDS,
+    check_kinds,
+    common,
+    full_name,
+    incomparable,
+    parameter_table,
+    replace,
+    replaced,
+    tensor,
+    warn_of_rest,
+)
+from prr.metrics import Score, drop_interval, nanmean, score_of
+from prr.samples import Data, samples
 
 # Goes into every stored sweep's key: raise it when a change here or in metrics.py changes what a sweep gives.
 RECIPE = 1
@@ -24,42 +36,34 @@ RECIPE = 1
 ACTIONS = ("reuse", "fine-tune", "recalibrate", "retrain")
 
 
-class Data(Protocol):
-    """What a sweep needs to know of its data."""
-
-    images: Tensor  # (n, channels, h, w)
-    masks: Tensor  # (n, h, w)
-    patient: Tensor  # (n,)
-
-
-Score = Callable[[Tensor, Data], np.ndarray]  # (network output on data.images, data) -> one value per patient
-
-
 def transplant(target: nn.Module, source: nn.Module, kind: str, layer: int) -> nn.Module:
     """Copy one kind of parameter of one layer from source to target, without training.
 
     Args:
         target: network that receives; not changed.
         source: network that gives; not changed.
-        kind: W, B, RM, RV, RW or RB.
+        kind: as in `parameter_table`.
         layer: number within its family, as in `parameter_table`.
 
     Returns:
-        A copy of the target with that one tensor replaced.
+        A copy of the target with that one tensor replaced, at all its places if it has several.
 
     Raises:
         OptionError: an unknown kind.
-        NetworkError: no such layer, other shape in the source, NaN or infinite values.
+        NetworkError: no such layer, none or another shape in the source, NaN or infinite values.
 
     Source: Wang et al. 2020, arXiv:2008.03411, "Parameter reuse for each layer of the network".
     """
     check_kinds([kind])
-    table = comparable(target, source)
+    table = parameter_table(target)
     row = table[(table["kind"] == kind) & (table["layer"] == layer)]
     if row.empty:
         layers = table.loc[table["kind"] == kind, "layer"].tolist()
         raise NetworkError(f"{kind} {layer}: no such layer; this network has {kind} {layers}")
-    return replaced(target, source, kind, row["name"].item())
+    name = row["name"].item()
+    check_shared(target, source, [(kind, name)])
+    common(target, source)
+    return replaced(target, source, kind, name)
 
 
 def sweep(
@@ -75,14 +79,17 @@ def sweep(
 ) -> pd.DataFrame:
     """Score the target with each of its layers' parameters replaced in turn, one layer and one kind at a time.
 
+    Networks that share some layers only are swept over those, with a warning; `incomparable` lists the rest.
+
     Args:
         target: network that is judged; not changed. Runs on the device of its parameters.
-        source: where the parameters come from; not changed.
-        data: exactly the data that is scored: pass the validation part.
+        source: where the parameters come from; not changed, and never run.
+        data: exactly the data that is scored: pass the validation part. See `prr.samples.samples`.
         kinds: kinds to replace.
         layers: only these layer numbers; None: all.
-        score: (output, data) -> one value per patient; mean foreground Dice if None.
-        batch_size: slices per forward pass.
+        score: dice, accuracy, r2 or (output, data) -> one value per patient (or other unit). None: the one that suits
+            the targets, mean foreground Dice for label maps.
+        batch_size: images per forward pass.
         progress: show a bar on stderr.
 
     Returns:
@@ -92,19 +99,20 @@ def sweep(
 
     Raises:
         OptionError: an unknown kind, one layer instead of a list, an empty batch.
-        NetworkError: networks that do not match, an unknown layer, NaN or infinite values.
+        NetworkError: networks that share nothing, an unknown layer, NaN or infinite values, half precision on a CPU.
         DataError: empty or not finite data, or a score that gives no value.
 
     Source: Wang et al. 2020, arXiv:2008.03411, Figs 3, 4, 7, 8.
     """
     check_kinds(kinds)
-    score = score or foreground_dice
-    check_data(data)
+    data = samples(data)
+    score = score_of(score, data)
     if isinstance(layers, int) or batch_size < 1:
         raise OptionError(
             f"layers={layers}, batch_size={batch_size}: expected a list of layers, and a batch of 1 or more"
         )
-    table = comparable(target, source, data.images[:1].to(device_of(target)))
+    table = common(target, source, data.images[:1].to(device_of(target)))
+    warn_of_rest(target, source)
     if layers is not None and (unknown := sorted(set(layers) - set(table.loc[table["kind"].isin(kinds), "layer"]))):
         raise NetworkError(f"layers {unknown}: no such layer of kind {', '.join(kinds)} in {type(target).__name__}")
     wanted = table["kind"].isin(kinds) & (True if layers is None else table["layer"].isin(layers))
@@ -117,7 +125,7 @@ def sweep(
     after = np.empty((len(rows), len(before)))
     for row in tqdm(rows.itertuples(), "sweep", len(rows), disable=not progress, mininterval=1):
         own = replace(model, source, row.kind, row.name)
-        after[row.Index] = values(model, data, score, batch_size)
+        after[row.Index] = values(model, data, score, batch_size, f" after {row.kind} of {row.name}")
         tensor(model, row.kind, row.name).data.copy_(own)
     low, high = drop_interval(before, after)
     reached = nanmean(after)
@@ -144,7 +152,7 @@ def joint(
         recalibrated: estimate all running statistics anew on `data.images` before scoring. No label is used, but the
             images are those that are scored.
         score: see `sweep`.
-        batch_size: slices per forward pass.
+        batch_size: images per forward pass.
 
     Returns:
         {score, drop, low, high}, as a row of `sweep`.
@@ -152,10 +160,10 @@ def joint(
     Raises:
         OptionError, NetworkError, DataError: as `sweep` and `apply_plan`.
     """
-    check_data(data)
+    data = samples(data)
     if batch_size < 1:
         raise OptionError(f"batch_size={batch_size}: expected 1 or more")
-    score = score or foreground_dice
+    score = score_of(score, data)
     model = apply_plan(target, source, pairs.assign(action="fine-tune")).eval()
     if recalibrated:
         model = recalibrate(model, data.images, batch_size)
@@ -175,7 +183,7 @@ def apply_plan(model: nn.Module, source: nn.Module, plan: pd.DataFrame) -> nn.Mo
 
     Args:
         model: network that receives; not changed.
-        source: network that gives; same layers and shapes.
+        source: network that gives; has what the plan takes from it.
         plan: DataFrame[kind, name, action] with actions reuse (taken from the source, frozen), fine-tune (taken,
             trained on), recalibrate (RM, RV: the model's own, estimated anew by training or by `prr.bn.recalibrate`)
             and retrain (the model's own). What the plan does not name is retrained.
@@ -186,14 +194,16 @@ def apply_plan(model: nn.Module, source: nn.Module, plan: pd.DataFrame) -> nn.Mo
     Raises:
         OptionError: a missing column, an unknown kind or action, a parameter named twice, or recalibrate for another
             kind than RM and RV.
-        NetworkError: a parameter that the networks do not have, networks that do not match, NaN or infinite values.
+        NetworkError: a parameter that the networks do not have, or not in one shape; NaN or infinite values.
     """
     check_plan(plan)
-    comparable(model, source)
-    model = copy.deepcopy(model)
     for kind, name in plan[["kind", "name"]].itertuples(index=False):
         tensor(model, kind, name)  # refuses what is not there, whatever the action
-    for kind, name in plan.loc[plan["action"].isin(["reuse", "fine-tune"]), ["kind", "name"]].itertuples(index=False):
+    taken = plan.loc[plan["action"].isin(["reuse", "fine-tune"]), ["kind", "name"]].itertuples(index=False, name=None)
+    check_shared(model, source, taken := list(taken))
+    common(model, source)
+    model = copy.deepcopy(model)
+    for kind, name in taken:
         replace(model, source, kind, name)
     frozen = plan[plan["action"] == "reuse"]
     for kind, name in frozen[["kind", "name"]].itertuples(index=False):
@@ -247,27 +257,37 @@ def _put_back(norm: nn.Module, inputs: tuple, output: Tensor) -> None:
         norm._buffers[norm.held[0]] = norm.__dict__.pop("aside")
 
 
-def check_data(data: Data) -> None:
-    """Refuse data that no score could make sense of.
+def check_shared(target: nn.Module, source: nn.Module, wanted: Collection[tuple[str, str]]) -> None:
+    """Refuse to take a tensor, by (kind, name), that the source lacks or has in another shape.
 
     Raises:
-        DataError: what is missing, of another type, empty, or not finite.
+        NetworkError: names it, with both shapes.
     """
-    for name in ("images", "masks", "patient"):
-        value = getattr(data, name, None)
-        if not isinstance(value, Tensor):
-            raise DataError(f"data.{name}: expected a torch tensor, found {type(value).__name__}")
-    if not len(data.images):
-        raise DataError("data.images: expected at least one slice to score, found none")
-    if not torch.isfinite(data.images).all():
-        raise DataError("data.images: expected finite values, found NaN or infinity; mend or leave out those slices")
+    for row in incomparable(target, source).itertuples():
+        if (row.kind, row.name) in wanted:
+            raise NetworkError(
+                f"{full_name(row.kind, row.name)}: target {row.target or 'has none'}, source "
+                f"{row.source or 'has none'}; expected one shape in both"
+            )
 
 
 def predict(model: nn.Module, images: Tensor, batch_size: int = 32) -> Tensor:
-    """Output (n, ...) of a network in eval mode on images (n, ...), batch by batch on the network's device."""
+    """Output (n, ...) of a network in eval mode on images (n, ...), batch by batch on the network's device.
+
+    Of several outputs it is the one called "out" or "logits", else the first.
+    """
     device = device_of(model)
     with torch.inference_mode():
-        return torch.cat([model(batch.to(device)) for batch in images.split(batch_size)])
+        return torch.cat([_main(model(batch.to(device))) for batch in images.split(batch_size)])
+
+
+def _main(output: Tensor | Mapping | Sequence) -> Tensor:
+    if isinstance(output, Mapping):
+        output = next((output[name] for name in ("out", "logits") if name in output), [*output.values(), None][0])
+    output = output[0] if isinstance(output, tuple | list) and output else output
+    if not isinstance(output, Tensor):
+        raise NetworkError(f"output: expected a tensor, or a dict or tuple of tensors, found {type(output).__name__}")
+    return output
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -275,9 +295,9 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def values(model: nn.Module, data: Data, score: Score, batch_size: int) -> np.ndarray:
+def values(model: nn.Module, data: Data, score: Score, batch_size: int, after: str = "") -> np.ndarray:
     """Score per patient; refuses a score that says nothing."""
     result = np.asarray(score(predict(model, data.images, batch_size), data), dtype=float)
     if result.ndim != 1 or np.isnan(result).all():
-        raise DataError(f"score: expected one number per patient, found {result}; is there any labelled pixel?")
+        raise DataError(f"score{after}: expected one number per patient, found {result}; is there any labelled pixel?")
     return result

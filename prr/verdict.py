@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import json
+import platform
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
+from prr import page
 from prr.distance import rmse
 from prr.errors import NetworkError, OptionError
-from prr.layers import ALL, parameter_table
-from prr.reuse import Data, Score, device_of, joint, sweep
+from prr.layers import ALL, KERNELS, common, counterparts, entries, full_name, incomparable, parameter_table
+from prr.metrics import Score, score_of
+from prr.reuse import device_of, joint, sweep
+from prr.samples import Data, samples
 
 # Goes into every stored verdict's key: raise it when a change here changes what a verdict holds.
-RECIPE = 1
+RECIPE = 2
 REUSABLE, UNDECIDED, NOT_REUSABLE = "reusable", "undecided", "not reusable"
+LEGEND = (
+    "W and B are weight and bias of a convolution, LW and LB of a linear layer, NW and NB of a layer, group, instance "
+    "or RMS norm; RM, RV, RW and RB are running mean, running variance, weight and bias of a batch norm."
+)
+INTERVAL = "A dot is the drop of the score, its line the 95 % interval, and the band reaches from 0 to the tolerance,"
 
 
 def layer_verdicts(swept: pd.DataFrame, tolerance: float = 0.05) -> pd.DataFrame:
@@ -63,14 +77,17 @@ class Verdict:
     Args:
         reusable_network: True, False, or None where the intervals leave it open.
         drawn: name of the source whose transplants told so.
-        layers: DataFrame[kind, layer, name, score, drop, low, high, verdict], the sweep.
-        share: DataFrame[kind, tolerance, reusable, undecided, not reusable, layers], of the kernels W.
+        layers: DataFrame[kind, layer, name, score, drop, low, high, verdict, rmse, relative], the sweep, with the
+            distance to the drawn source.
+        share: DataFrame[kind, tolerance, reusable, undecided, not reusable, layers], of the kernels W and LW.
         sources: DataFrame[source, kernels, rmse, relative, rank, drawn], nearest first: means over the reusable
             kernels, or over all where none is; `kernels` tells over how many.
         joint: DataFrame[layers, recalibrated, score, drop, low, high, verdict]: so many pairs of kind and layer, in
             order of their single `high`, taken from the nearest source at once, without and with recalibration.
-        pairs: DataFrame[kind, layer, name, live], all that can be swapped; the plan has a line for each.
+        pairs: DataFrame[kind, layer, name, live(, shared)], all that can be swapped; the plan has a line for each.
         tolerance: drop that counts as unchanged.
+        incomparable: DataFrame[network, kind, name, target, source], what a source does not share, with both shapes.
+        made: {what: value}, where the numbers come from.
     """
 
     reusable_network: bool | None
@@ -81,14 +98,17 @@ class Verdict:
     joint: pd.DataFrame
     pairs: pd.DataFrame
     tolerance: float
+    incomparable: pd.DataFrame = field(default_factory=pd.DataFrame)
+    made: dict[str, str] = field(default_factory=dict)
 
     def plan(self) -> pd.DataFrame:
         """What to do with each parameter, for `prr.apply_plan`.
 
         Returns:
-            DataFrame[kind, layer, name, action]. reuse: the pairs that pass together, the largest set of them that was
-            tried; recalibrate: the other RM and RV, or all, where the set passes with recalibration only; retrain: the
-            rest, and layers that never run.
+            DataFrame[kind, layer, name, parameter, action]: `parameter` as in `named_parameters()` or
+            `named_buffers()`, for an optimiser's groups. reuse: the pairs that pass together, the largest set of them
+            that was tried; recalibrate: the other RM and RV, or all, where the set passes with recalibration only;
+            retrain: the rest, and what never runs or is not comparable.
         """
         passed = self.joint[self.joint["verdict"] == REUSABLE].sort_values(["layers", "recalibrated"])
         largest = passed[passed["layers"] == passed["layers"].max()].head(1)
@@ -98,32 +118,81 @@ class Verdict:
             pd.MultiIndex.from_frame(kept[["kind", "name"]])
         )
         anew = statistics & self.pairs["live"] & (~taken | largest["recalibrated"].any())
+        names = [full_name(kind, name) for kind, name in self.pairs[["kind", "name"]].itertuples(index=False)]
         actions = np.select([anew, taken], ["recalibrate", "reuse"], "retrain")
-        return self.pairs[["kind", "layer", "name"]].assign(action=actions)
+        return self.pairs[["kind", "layer", "name"]].assign(parameter=names, action=actions)
 
     def __str__(self) -> str:
         """The answer in sentences, with the numbers that decided."""
-        kernels = self.layers[self.layers["kind"] == "W"]["verdict"].value_counts()
-        counts = ", ".join(f"{kernels.get(each, 0)} {each}" for each in (REUSABLE, UNDECIDED, NOT_REUSABLE))
-        answer = {True: "is reusable", False: "is not reusable", None: "may or may not be reusable"}
-        nearest, actions = self.sources.iloc[0], self.plan()["action"].value_counts()
-        lines = [
-            f"The network {answer[self.reusable_network]}, judged with {self.drawn}: of its {kernels.sum()} live "
-            f"kernels {counts} within {self.tolerance:g}.",
-            f"The nearest source, of {len(self.sources)}, is {nearest['source']}: mean relative RMSE "
-            f"{nearest['relative']:.2f}, kernels counted {nearest['kernels']}.",
-        ]
-        for row in self.joint.head(2).itertuples():
-            how = "after recalibration" if row.recalibrated else "as they are"
-            lines.append(
-                f"All {row.layers} reusable pairs taken from it together, {how}: drop {row.drop:.3f} "
-                f"[{row.low:.3f}, {row.high:.3f}]."
-            )
-        told = ", ".join(f"{action} {count}" for action, count in actions.items())
-        return " ".join([*lines, f"The plan: {told}."])
+        sentences = self._answer(), self._ranking(), self._together(), self._outcome(), self._rest()
+        return " ".join(filter(None, sentences))
 
     def _repr_markdown_(self) -> str:
         return str(self)
+
+    def to_html(self, title: str = "Which parameters can be reused?") -> str:
+        """The verdict as one self-contained page: no script, no network, light or dark as the reader's system is."""
+        plan = self.plan()
+        layers = self.layers.merge(plan, how="left").merge(self.pairs, how="left")
+        layers["interval"] = page.intervals(layers, self.tolerance)
+        shown = ["kind", "layer", "name", "verdict", "interval", "drop", "low", "high", "rmse", "relative", "action"]
+        layers = layers[shown + (["shared"] if "shared" in layers else [])]
+        joint = self.joint.rename(columns={"layers": "pairs"})
+        joint["interval"] = page.intervals(joint, self.tolerance)
+        sources = self.sources.assign(bar=page.bars(self.sources["relative"]))
+        counts = plan.groupby(["kind", "action"], sort=False).size().unstack(fill_value=0).reset_index()
+        dead = self.pairs.loc[~self.pairs["live"], ["kind", "layer", "name"]]
+        sections = [
+            page.Section("Layer by layer", f"{LEGEND} {INTERVAL} {self.tolerance:g}.", layers),
+            page.Section("How many, at which tolerance", "", self.share),
+            page.Section("Sources, nearest first", self._ranking(), sources),
+            page.Section("Taken together", self._together(), joint),
+            page.Section("The plan", self._outcome(), counts),
+            page.Section("Never run", "" if len(dead) else "Every layer runs.", dead),
+            page.Section("Not comparable", self._rest() or "The networks share every layer.", self.incomparable),
+        ]
+        return page.render(title, f"{self._answer()} {self._outcome()}", sections, self.made)
+
+    def to_json(self) -> str:
+        """The answer, all tables as records, and the plan."""
+        tables = {"plan": self.plan()}
+        tables |= {name: value for name, value in vars(self).items() if isinstance(value, pd.DataFrame)}
+        facts = {"answer": str(self)} | {name: value for name, value in vars(self).items() if name not in tables}
+        return json.dumps(facts | {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()})
+
+    def _answer(self) -> str:
+        kernels = self.layers[self.layers["kind"].isin(KERNELS)]["verdict"].value_counts()
+        counts = ", ".join(f"{kernels.get(each, 0)} {each}" for each in (REUSABLE, UNDECIDED, NOT_REUSABLE))
+        answer = {True: "is reusable", False: "is not reusable", None: "may or may not be reusable"}
+        own = self.layers["score"].iloc[0] + self.layers["drop"].iloc[0]
+        return (
+            f"The network {answer[self.reusable_network]}, judged with {self.drawn}: of its {kernels.sum()} live "
+            f"kernels {counts} within {self.tolerance:g} of its own score, {own:.3f}."
+        )
+
+    def _ranking(self) -> str:
+        nearest = self.sources.iloc[0]
+        return (
+            f"The nearest source, of {len(self.sources)}, is {nearest['source']}: mean relative RMSE "
+            f"{nearest['relative']:.2f}, kernels counted {nearest['kernels']}."
+        )
+
+    def _together(self) -> str:
+        most = self.joint[self.joint["layers"] == self.joint["layers"].max()]
+        return " ".join(
+            f"All {row.layers} reusable pairs taken from it together, "
+            f"{'after recalibration' if row.recalibrated else 'as they are'}: drop {row.drop:.3f} "
+            f"[{row.low:.3f}, {row.high:.3f}]."
+            for row in most.itertuples()
+        )
+
+    def _outcome(self) -> str:
+        actions = self.plan()["action"].value_counts()
+        return f"The plan: {', '.join(f'{action} {count}' for action, count in actions.items())}."
+
+    def _rest(self) -> str:
+        count = len(self.incomparable)
+        return f"Not comparable, and left out: {count} parameters." if count else ""
 
 
 def judge(
@@ -148,40 +217,79 @@ def judge(
 
     Args:
         target: network that is judged, trained on a small labelled set perhaps; not changed.
-        source: a network of the same layers and shapes, or several, {name: network}.
-        data: exactly the data that is scored, a small set perhaps: intervals widen with fewer patients.
+        source: a network, or several, {name: network}. Judged is what all of them share with the target.
+        data: exactly the data that is scored, a small set perhaps: intervals widen with fewer patients. Tensors, a
+            Dataset or a DataLoader, see `prr.samples.samples`.
         tolerance: drop of the score that counts as unchanged.
-        share: part of the live kernels that must be reusable for the network to be.
-        kinds: of parameters to judge; W has to be among them.
-        score: (output, data) -> one value per patient; mean foreground Dice if None.
-        batch_size: slices per forward pass.
+        share: part of the live kernels (W, LW) that must be reusable for the network to be.
+        kinds: of parameters to judge; W or LW has to be among them.
+        score: dice, accuracy, r2 or (output, data) -> one value per patient (or other unit). None: the one that suits
+            the targets, mean foreground Dice for label maps.
+        batch_size: images per forward pass.
         seed: of the draw among the sources.
         progress: show a bar on stderr.
 
     Raises:
-        OptionError: no source, W not among the kinds, or a share or tolerance that is out of range.
-        NetworkError: no live convolution, or as `sweep`.
+        OptionError: no source, neither W nor LW among the kinds, or a share or tolerance that is out of range.
+        NetworkError: no live convolution or linear layer in common, or as `sweep`.
         DataError: as `sweep`.
 
     Source: Wang et al. 2020, arXiv:2008.03411, Introduction; intervals, joint scores and the plan are ours.
     """
     sources = source if isinstance(source, dict) else {"source": source}
-    if not sources or "W" not in kinds or not 0 < share <= 1 or not tolerance >= 0 or seed < 0:
+    if not sources or not {*KERNELS} & {*kinds} or not 0 < share <= 1 or not tolerance >= 0 or seed < 0:
         raise OptionError(
             f"sources={list(sources)}, kinds={list(kinds)}, share={share}, tolerance={tolerance}, seed={seed}: "
-            "expected at least one source, W among the kinds, a share above 0 up to 1, a tolerance and a seed from 0"
+            "expected at least one source, W or LW among the kinds, a share above 0 up to 1, a tolerance and a seed "
+            "from 0"
         )
+    data = samples(data)
+    score = score_of(score, data)
     drawn = list(sources)[np.random.default_rng(seed).integers(len(sources))]
     options = {"score": score, "batch_size": batch_size}
-    layers = layer_verdicts(sweep(target, sources[drawn], data, kinds=kinds, progress=progress, **options), tolerance)
-    kernels = layers[layers["kind"] == "W"]
-    if kernels.empty:
-        raise NetworkError(f"{type(target).__name__}: expected live convolutions, whose kernels are judged; found none")
-    ranked = rank(target, sources, layers).assign(drawn=lambda table: table["source"] == drawn)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "[0-9]+ parameters are not comparable")  # the verdict lists them
+        swept = sweep(target, sources[drawn], data, kinds=kinds, progress=progress, **options)
+        layers = layer_verdicts(swept[_shared_by_all(target, sources, swept)].reset_index(drop=True), tolerance)
+        layers = layers.merge(rmse(target, sources[drawn]), how="left")
+        kernels = layers[layers["kind"].isin(KERNELS)]
+        if kernels.empty:
+            raise NetworkError(
+                f"{type(target).__name__}: expected live convolutions or linear layers that all sources share, whose "
+                "kernels are judged; found none"
+            )
+        ranked = rank(target, sources, layers).assign(drawn=lambda table: table["source"] == drawn)
     together = jointly(target, sources[ranked["source"].iloc[0]], data, _in_order(layers), tolerance, options)
-    pairs = parameter_table(target, data.images[:1].to(device_of(target)))[["kind", "layer", "name", "live"]]
-    answer = reusable_network(kernels, share)
-    return Verdict(answer, drawn, layers, shares(kernels), ranked, together, pairs, tolerance)
+    pairs = parameter_table(target, data.images[:1].to(device_of(target))).drop(columns=["shape", "size"])
+    rest = pd.concat({name: incomparable(target, each) for name, each in sources.items()}, names=["network"])
+    return Verdict(
+        reusable_network=reusable_network(kernels, share),
+        drawn=drawn,
+        layers=layers,
+        share=shares(kernels),
+        sources=ranked,
+        joint=together,
+        pairs=pairs,
+        tolerance=tolerance,
+        incomparable=rest.reset_index("network").reset_index(drop=True),
+        made={
+            "network": type(target).__name__,
+            "score": getattr(score, "__name__", type(score).__name__),
+            "data": f"{len(data.images)} images, {len(data.patient.unique())} units",
+            "judged by": f"tolerance {tolerance:g}, at least {share:.0%} of the kernels, seed {seed}",
+            "device": torch.cuda.get_device_name() if device_of(target).type == "cuda" else str(device_of(target)),
+            "versions": f"pr-rmse {version('pr-rmse')}, torch {torch.__version__}, Python {platform.python_version()}",
+            "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        },
+    )
+
+
+def _shared_by_all(target: nn.Module, sources: dict[str, nn.Module], swept: pd.DataFrame) -> list[bool]:
+    """Which rows of a sweep every source could have given."""
+    for source in sources.values():
+        common(target, source)  # refuses NaN and strangers
+    shared = set.intersection(*(set(counterparts(target, source)) for source in sources.values()))
+    return [pair in shared for pair in swept[["kind", "name"]].itertuples(index=False, name=None)]
 
 
 def reusable_network(kernels: pd.DataFrame, share: float = 0.5) -> bool | None:
@@ -197,13 +305,13 @@ def reusable_network(kernels: pd.DataFrame, share: float = 0.5) -> bool | None:
 
 def rank(target: nn.Module, sources: dict[str, nn.Module], layers: pd.DataFrame) -> pd.DataFrame:
     """Sources by mean relative RMSE over the reusable kernels, see `Verdict.sources`."""
-    kernels = layers[layers["kind"] == "W"]
+    kernels = layers[layers["kind"].isin(KERNELS)]
     reusable = kernels[kernels["verdict"] == REUSABLE]
     names = (kernels if reusable.empty else reusable)["name"]
     rows = []
     for name, source in sources.items():
         table = rmse(target, source)
-        part = table[(table["kind"] == "W") & table["name"].isin(names)]
+        part = table[table["kind"].isin(KERNELS) & table["name"].isin(names)]
         rows.append((name, len(part), part["rmse"].mean(), part["relative"].mean()))
     table = pd.DataFrame(rows, columns=["source", "kernels", "rmse", "relative"])
     table = table.sort_values("relative", kind="stable", ignore_index=True)
@@ -215,12 +323,13 @@ def jointly(
 ) -> pd.DataFrame:
     """Score all reusable pairs at once; while they fail, seek the largest number that passes. See `Verdict.joint`."""
     rows = []
+    ways = (False, True) if any(kind == "RM" for kind, *_ in entries(target)) else (False,)
 
     def passes(count: int) -> bool:
-        for recalibrated in (False, True):
+        for recalibrated in ways:
             result = joint(target, source, data, reusable.head(count), recalibrated=recalibrated, **options)
             rows.append({"layers": count, "recalibrated": recalibrated, **result})
-        return any(row["high"] <= tolerance for row in rows[-2:])
+        return any(row["high"] <= tolerance for row in rows[-len(ways) :])
 
     passing, failing = 0, len(reusable)
     if failing and not passes(failing):

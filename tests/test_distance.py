@@ -105,7 +105,9 @@ def test_a_target_of_zeros_has_no_relative_rmse_and_no_warning(other, expected):
 
 def test_networks_that_do_not_match_are_refused(target):
     with pytest.raises(NetworkError, match=r"target \(2, 1, 3, 3\), source \(4, 1, 3, 3\)"):
-        rmse(target, unet(4))
+        towards(target, unet(4), 0.5)
+    with pytest.raises(NetworkError, match=r"no parameter in common.* target \(4, 1, 3\), source None"):
+        rmse(nn.Conv1d(1, 4, 3), nn.BatchNorm1d(3))
 
 
 def first(model):

@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "prr"
 # Lowest first. Files of one floor don't import each other; the files of a folder do.
 FLOORS = [
     ["errors"],
-    ["layers"],
-    ["metrics", "distance", "bn"],
+    ["layers", "samples", "page"],
+    ["checkpoints", "metrics", "distance", "bn"],
     ["alignment", "predictors", "reuse"],
     ["verdict"],
     ["figures"],

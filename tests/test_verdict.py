@@ -314,7 +314,7 @@ def test_the_largest_number_that_passes_together_is_found_by_halves_in_order_of_
     monkeypatch.setattr("prr.verdict.joint", joint)
     layers = layer_verdicts(swept)
     order = "".join(swept.sort_values("high")["name"])
-    table = jointly(None, None, None, layers.sort_values("high"), 0.05, {})
+    table = jointly(nn.BatchNorm2d(1), None, None, layers.sort_values("high"), 0.05, {})
     assert table["layers"].tolist() == [count for count in tried for _ in "ab"]
     assert taken == [order[:count] for count in table["layers"]]
     pairs = swept[["kind", "layer", "name"]].assign(live=True)

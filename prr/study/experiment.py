@@ -20,10 +20,11 @@ from prr.data import Slices, read_acdc, read_rvsc, read_t1, write_phantom
 from prr.distance import noisy, towards
 from prr.errors import DataError, NetworkError, OptionError
 from prr.figures import Words
-from prr.layers import ALL, check_kinds
+from prr.layers import check_kinds
 from prr.metrics import dice
 from prr.study import profiles, training, transfer
 from prr.study.models import NETWORKS, derived, initial
+from prr.study.paper import KINDS
 from prr.study.profiles import EXPECTED_DICE, OVERRIDES, STARTS, Profile
 from prr.study.sources import SIX, TARGET
 from prr.study.store import Key, Store, content, digest, fingerprint, provenance
@@ -32,7 +33,8 @@ from prr.verdict import RECIPE, Verdict, judge
 READERS = {"acdc": read_acdc, "t1": read_t1, "rvsc": read_rvsc}
 PARAMETERS = ("profile", "data_root", "device", "seed", *OVERRIDES)
 PHANTOM_SEED = 0
-VERDICT_TABLES = ("share", "sources", "joint", "pairs")
+VERDICT_TABLES = ("share", "sources", "joint", "pairs", "incomparable")
+VERDICT_FACTS = ("reusable_network", "drawn", "tolerance", "made")
 MEANINGLESS = {"smoke": " (results mean nothing)"}
 
 
@@ -312,7 +314,7 @@ class Experiment:
     def sweep(
         self,
         network: str,
-        kinds: Sequence[str] = ALL,
+        kinds: Sequence[str] = KINDS,
         layers: Sequence[int] | None = None,
         target: tuple[str, str] = ("acdc", "segmentation"),
         source: tuple[str, str] = ("acdc", "auto-encoding"),
@@ -371,15 +373,15 @@ class Experiment:
             with self.threads():
                 verdict = judge(models[TARGET], sources, part, seed=self.seed, progress=self.progress)
             record = {name: getattr(verdict, name).to_dict("split", index=False) for name in VERDICT_TABLES}
-            record |= {name: getattr(verdict, name) for name in ("reusable_network", "drawn", "tolerance")}
-            return verdict.layers, record | {"seconds": time.perf_counter() - began, "made": provenance(self.device)}
+            facts = {name: getattr(verdict, name) for name in VERDICT_FACTS}
+            record |= {"facts": facts, "seconds": time.perf_counter() - began, "made": provenance(self.device)}
+            return verdict.layers, record
 
         key = {"table": "verdict", "network": network, "recipe": [reuse.RECIPE, RECIPE], "seed": self.seed}
         layers, record = self.store.table(key | {"networks": [digest(each) for each in keys.values()]}, make)
         self._note(keys[TARGET], "verdict", record)
         tables = {name: pd.DataFrame(**record[name]) for name in VERDICT_TABLES}
-        facts = {name: record[name] for name in ("reusable_network", "drawn", "tolerance")}
-        return Verdict(layers=layers, **tables, **facts)
+        return Verdict(layers=layers, **tables, **record["facts"])
 
     # -------------------------------------------------------------- transfer
 

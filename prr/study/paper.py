@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+KINDS = ("W", "B", "RM", "RV", "RW", "RB")  # what the paper swaps
 # in a clone, and where the wheel puts the same files
 FOLDERS = Path(__file__).parents[2] / "data" / "paper", Path(__file__).parent / "reported"
 

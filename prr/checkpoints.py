@@ -1,0 +1,163 @@
+"""Files of weights: read without running any code in them, and compared without the network's code."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from prr.errors import DataError, NetworkError
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "network", "net", "weights")
+PREFIXES = ("module.", "model.", "_orig_mod.", "network.", "net.")
+
+
+def read(path: Path | str) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a .safetensors file or of one that torch.save wrote.
+
+    Args:
+        path: the file. Pickled code in it is refused, never run.
+
+    Returns:
+        The state dict, and what was unwrapped or noticed, in words.
+
+    Raises:
+        DataError: no such file; truncated; an HTML page; pickled objects other than tensors; no tensors in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: expected a file of weights, found {'a folder' if path.is_dir() else 'nothing'}")
+    with path.open("rb") as file:
+        head = file.read(256).lstrip().lower()
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise DataError(f"{path}: expected weights, found a web page; download the file itself, logged in if need be")
+    if path.suffix == ".safetensors":
+        return _tensors(path, *_safetensors(path))
+    return _tensors(path, *_unwrapped(_pickled(path)))
+
+
+def load(model: nn.Module, path: Path | str) -> list[str]:
+    """Load a file's weights into a network, in place; returns what `read` told.
+
+    Raises:
+        DataError: as `read`.
+        NetworkError: names or shapes that do not fit the network.
+    """
+    state, told = read(path)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise NetworkError(f"{path}: does not fit {type(model).__name__}: {error}") from error
+    return told
+
+
+def skeleton(state: Mapping[str, Tensor]) -> nn.Module:
+    """A network that holds a state dict's tensors in layers guessed from names and shapes; it can't run.
+
+    A weight of three dimensions or more is a convolution's, one of two a linear layer's (an embedding looks the same),
+    one of one dimension a batch norm's where running statistics stand beside it, else another norm's. What is none of
+    these stays outside.
+    """
+    root, owners = nn.Module(), {}
+    for name, value in state.items():
+        owner, _, attribute = name.rpartition(".")
+        owners.setdefault(owner, {})[attribute] = value
+    for owner, tensors in owners.items():
+        if (layer := _layer(tensors)) is None:
+            continue
+        *above, last = owner.split(".")
+        parent = root
+        for part in above:
+            parent = parent._modules.setdefault(part, nn.Module())
+        if owner:
+            layer._modules.update(parent._modules.get(last, layer)._modules)
+            parent._modules[last] = layer
+        else:
+            layer._modules.update(root._modules)
+            root = layer
+    return root
+
+
+def _layer(tensors: dict[str, Tensor]) -> nn.Module | None:
+    """An empty layer of the family that some tensors belong to, filled with them; None where they are of none."""
+    weight = tensors.get("weight")
+    if "running_mean" in tensors:
+        layer = nn.BatchNorm2d(1)
+    elif weight is None or not weight.is_floating_point() or weight.ndim == 0:
+        return None
+    else:
+        layer = nn.GroupNorm(1, 1) if weight.ndim == 1 else nn.Linear(1, 1) if weight.ndim == 2 else nn.Conv2d(1, 1, 1)
+    for attribute in ("weight", "bias"):
+        value = tensors.get(attribute)
+        setattr(layer, attribute, None if value is None else nn.Parameter(value, requires_grad=False))
+    for attribute in ("running_mean", "running_var"):
+        if attribute in tensors:
+            setattr(layer, attribute, tensors[attribute])
+    return layer
+
+
+def _safetensors(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    try:
+        state = load_file(path)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise DataError(f"{path}: expected a whole safetensors file, found {error}; save it again") from error
+    parts = {name: re.split(r"(\d+)", name) for name in state}  # words and numbers in turn
+    natural = sorted(state, key=lambda name: [int(part) if part.isdigit() else part for part in parts[name]])
+    return {name: state[name] for name in natural}, ["layers numbered by name, for safetensors keeps no order"]
+
+
+def _pickled(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle's protocol: what can't be read is refused anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError) as error:
+        if found := re.search(r"GLOBAL ([\w.]+)|(?:class|function) ([\w.]+)", str(error)):
+            raise DataError(
+                f"{path}: expected tensors alone, found pickled objects ({found[1] or found[2]}), which can run code "
+                "when they are loaded: refused; where you trust the file, save its state_dict() alone and use that"
+            ) from error
+        detail = str(error).split(". ")[0] if isinstance(error, RuntimeError) else "no pickle of tensors"
+        raise DataError(
+            f"{path}: expected a whole file that torch.save wrote, found something else or a part of one ({detail}); "
+            "nothing in it was run; download or save it again"
+        ) from error
+
+
+def _unwrapped(content: Any) -> tuple[Any, list[str]]:
+    """The innermost dict that holds tensors, and how it was wrapped."""
+    told = []
+    while isinstance(content, Mapping) and not _state(content):
+        inner = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        if inner is None:
+            break
+        content = content[inner]
+        told.append(f"unwrapped {inner!r}")
+    return content, told
+
+
+def _state(content: Mapping) -> bool:
+    """Whether this is a state dict: names and tensors, and no further dicts."""
+    return any(isinstance(value, Tensor) for value in content.values()) and not any(
+        isinstance(content.get(name), Mapping) for name in WRAPPERS
+    )
+
+
+def _tensors(path: Path, content: Any, told: list[str]) -> tuple[dict[str, Tensor], list[str]]:
+    """Named tensors alone, without a prefix that all of them carry."""
+    named = content.items() if isinstance(content, Mapping) else ()
+    state = {name: value for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
+    if not state:
+        raise DataError(f"{path}: expected named tensors, found {type(content).__name__} without any")
+    while prefix := next((each for each in PREFIXES if all(name.startswith(each) for name in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+        told = [*told, f"dropped {prefix!r} before every name"]
+    return state, told
