@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
+import prr
 from prr.errors import NetworkError, OptionError
-from prr.layers import check_kinds, comparable, parameter_table, tensor
+from prr.layers import check_kinds, common, comparable, incomparable, parameter_table, tensor
 from prr.study import pspnet, unet
 
 BATCH_NORM = ["RM", "RV", "RW", "RB"]
@@ -148,3 +149,94 @@ def test_numbers_that_are_not_finite_are_refused_with_their_owner(number, owner,
     networks[owner].state_dict()[name].view(-1)[0] = number
     with pytest.raises(NetworkError, match=f"{name}: the {owner} has NaN or infinite"):
         comparable(**networks)
+
+
+class Shared(nn.Module):
+    """Two linear layers with one weight, one module under two names, and a weight that is used without its module."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.second.weight = self.first.weight
+        self.norm = self.again = nn.LayerNorm(2)
+        self.bare = nn.Linear(2, 2, bias=False)
+        self.asked = nn.Linear(2, 2, bias=False)
+        self.attention = nn.MultiheadAttention(2, 1, batch_first=True)
+
+    def forward(self, x):
+        x = self.second(self.norm(self.first(x)).to(self.asked.weight.dtype))
+        x = self.again(x @ self.bare.weight.T)
+        return self.attention(x, x, x)[0]
+
+
+def test_what_is_shared_is_counted_once_and_said():
+    table = parameter_table(Shared(), torch.zeros(1, 3, 2))
+    assert [tuple(row)[:3] for row in table.itertuples(index=False)] == [
+        ("LW", 1, "first"), ("LB", 1, "first"), ("NW", 1, "norm"), ("NB", 1, "norm"), ("LB", 2, "second"),
+        ("LW", 3, "bare"), ("LW", 4, "asked"),
+    ]  # fmt: skip
+    assert table["live"].tolist() == [True] * 6 + [False]  # its type was asked for, and no more
+    assert table["shared"].tolist() == [
+        "also second.weight, used 2 times", "", "also again.weight, used 2 times", "also again.bias, used 2 times", "",
+        "", "",
+    ]  # fmt: skip
+
+
+def test_what_is_shared_is_swapped_at_all_places():
+    target, source = Shared(), Shared()
+    model = prr.transplant(target, source, "LW", 1)
+    assert model.second.weight is model.first.weight
+    assert torch.equal(model.second.weight, source.first.weight)
+
+
+def test_a_source_that_gives_one_tensor_two_values_is_refused():
+    source = Shared()
+    source.second.weight = nn.Parameter(torch.zeros(2, 2))
+    with pytest.raises(NetworkError, match=r"first.weight and second.weight: one tensor in the target, two"):
+        common(Shared(), source)
+
+
+@pytest.mark.parametrize(
+    ("module", "kinds"),
+    [
+        (nn.Linear(4, 2), ["LW", "LB"]),
+        (nn.Linear(4, 2, bias=False), ["LW"]),
+        (nn.LayerNorm(4), ["NW", "NB"]),
+        (nn.GroupNorm(2, 4), ["NW", "NB"]),
+        (nn.RMSNorm(4), ["NW"]),
+        (nn.InstanceNorm1d(4, affine=True, track_running_stats=True), ["NW", "NB"]),
+        (nn.BatchNorm1d(4), BATCH_NORM),
+        (nn.BatchNorm3d(4), BATCH_NORM),
+        (nn.ConvTranspose3d(4, 2, 1, bias=False), ["W"]),
+    ],
+)
+def test_each_family_has_kinds_of_its_own(module, kinds):
+    assert list(parameter_table(module)["kind"]) == kinds
+
+
+def test_what_networks_do_not_share_is_listed_with_both_shapes():
+    target = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 10))
+    source = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 7, bias=False))
+    source.extra = nn.LayerNorm(3)
+    expected = {
+        ("W", "0"): ((4, 1, 3, 3), (4, 3, 3, 3)),
+        ("LW", "3"): ((10, 4), (7, 4)),
+        ("LB", "3"): ((10,), None),
+        ("NW", "extra"): (None, (3,)),
+        ("NB", "extra"): (None, (3,)),
+    }
+    found = {(row.kind, row.name): (row.target, row.source) for row in incomparable(target, source).itertuples()}
+    assert found == expected
+    assert rows(common(target, source)) == [("B", 1, "0"), *((kind, 1, "1") for kind in BATCH_NORM)]
+    assert incomparable(target, target).empty
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_on_a_cpu_is_refused(dtype):
+    with pytest.raises(NetworkError, match=f"expected float32 on a CPU, found {dtype}; call model.float()"):
+        parameter_table(Odd().to(dtype), EXAMPLE.to(dtype))
+
+
+def test_a_layer_without_shape_yet_is_refused_by_name():
+    with pytest.raises(NetworkError, match=r"0\.weight \(W\): not initialised yet"):
+        parameter_table(nn.Sequential(nn.LazyConv2d(2, 1)))

@@ -2,6 +2,9 @@
 
 import copy
 import dataclasses
+import html
+import json
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,11 +13,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import r2_score
 from torch import nn
 
 import prr
 from prr.bn import recalibrate
 from prr.errors import NetworkError, OptionError
+from prr.layers import tensor
 from prr.verdict import (
     NOT_REUSABLE,
     REUSABLE,
@@ -378,3 +383,120 @@ def test_statistics_of_a_layer_that_never_runs_are_retrained_whatever_is_judged(
     plan = judge(model, copy.deepcopy(model), Patients, score=closeness, kinds=["W"]).plan().set_index(["kind", "name"])
     assert plan.loc[("RM", "body.1"), "action"] == "recalibrate"
     assert plan.loc[("RM", "spare"), "action"] == "retrain"
+
+
+# ----------------------------------------------------------- anybody's networks
+
+
+def classifier(seed, classes=3, channels=1):
+    """A network of convolution, batch norm, group norm and linear layer on images of 6 x 6."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.GroupNorm(2, 4), nn.Flatten(),
+        nn.Linear(64, classes),
+    ).eval()  # fmt: skip
+
+
+IMAGES = torch.randn(40, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def labelled():
+    """A classifier and data on which it is always right."""
+    target = classifier(0)
+    return target, (IMAGES, target(IMAGES).argmax(1))
+
+
+def test_a_classifier_is_judged_by_its_accuracy(labelled):
+    target, data = labelled
+    verdict = judge(target, classifier(1), data)
+    assert verdict.made["score"] == "accuracy"
+    layers = verdict.layers.set_index(["kind", "layer"])
+    assert (layers["score"] + layers["drop"]).to_numpy() == pytest.approx(1)
+    swapped = prr.transplant(target, classifier(1), "LW", 1)
+    assert layers.loc[("LW", 1), "score"] == (swapped(IMAGES).argmax(1) == data[1]).double().mean().item()
+    assert set(verdict.share["kind"]) == {"W", "LW"}
+    assert verdict.sources["kernels"].item() in (1, 2)
+
+
+def test_a_regression_is_judged_by_r2_and_a_network_without_convolutions_by_its_linear_layers():
+    torch.manual_seed(0)
+    target, source = nn.Linear(5, 2), nn.Linear(5, 2)
+    inputs = torch.randn(30, 5)
+    outputs = target(inputs).detach()
+    verdict = judge(target, source, (inputs, outputs))
+    assert verdict.made["score"] == "r2"
+    swapped = prr.transplant(target, source, "LW", 1)(inputs).detach().numpy()
+    assert verdict.layers["score"].iloc[0] == pytest.approx(
+        r2_score(outputs.numpy(), swapped, multioutput="variance_weighted"), rel=1e-5
+    )
+    assert verdict.joint["recalibrated"].tolist() == [False] * len(verdict.joint)  # there is nothing to recalibrate
+    assert verdict.reusable_network is False
+
+
+def test_networks_with_other_heads_are_judged_on_what_they_share(labelled):
+    target, data = labelled
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        verdict = judge(target, classifier(1, classes=7), data)
+    assert set(verdict.layers["name"]) == {"0", "1", "3"}
+    rest = verdict.incomparable.set_index("kind")
+    assert rest["network"].tolist() == ["source", "source"]
+    assert (rest.loc["LW", "target"], rest.loc["LW", "source"]) == ((3, 64), (7, 64))
+    assert verdict.plan().query("name == '5'")["action"].tolist() == ["retrain", "retrain"]
+    assert "Not comparable, and left out: 2 parameters" in str(verdict)
+    model = prr.apply_plan(target, classifier(1, classes=7), verdict.plan())
+    assert torch.equal(model[5].weight, target[5].weight)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_several_sources_what_all_share_is_judged(seed, labelled):
+    target, data = labelled
+    verdict = judge(target, {"other head": classifier(1, classes=7), "same head": classifier(2)}, data, seed=seed)
+    assert set(verdict.layers["name"]) == {"0", "1", "3"}
+    assert set(verdict.incomparable["network"]) == {"other head"}
+
+
+def test_a_source_that_shares_nothing_is_refused(labelled):
+    target, data = labelled
+    with pytest.raises(NetworkError, match="no parameter in common"):
+        judge(target, nn.Sequential(nn.Conv2d(5, 5, 5)), data)
+
+
+def test_a_plan_names_parameters_for_an_optimiser(labelled):
+    target, data = labelled
+    plan = judge(target, target, data).plan()
+    tensors = {**dict(target.named_parameters()), **dict(target.named_buffers())}
+    for row in plan.itertuples():
+        assert tensors[row.parameter] is tensor(target, row.kind, row.name)
+
+
+def test_a_network_trained_by_its_plan_keeps_what_is_frozen(labelled):
+    target, (images, labels) = labelled
+    source = classifier(1)
+    plan = prr.parameter_table(target)[["kind", "name"]].assign(action="retrain")
+    plan.loc[plan["kind"].isin(["W", "LB", "NW", "RV"]), "action"] = "reuse"
+    model = prr.apply_plan(target, source, plan).train()
+    optimiser = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.5)
+    for _ in range(3):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimiser.step()
+    for row in plan.itertuples():
+        trained, given = tensor(model, row.kind, row.name), tensor(source, row.kind, row.name)
+        assert torch.equal(trained, given) == (row.action == "reuse"), row
+
+
+def test_a_page_and_a_json_hold_the_verdict(labelled):
+    target, data = labelled
+    verdict = judge(target, {"other <b>head</b>": classifier(1, classes=7)}, data)
+    page = verdict.to_html()
+    assert "other &lt;b&gt;head&lt;/b&gt;" in page
+    assert "<b>" not in page
+    for words in (verdict._answer(), verdict._outcome(), verdict._ranking(), verdict.made["versions"], "7 x 64"):
+        assert html.escape(words) in page
+    assert page.count('class="bar') == len(verdict.layers) + len(verdict.joint) + len(verdict.sources)
+    content = json.loads(verdict.to_json())
+    assert content["answer"] == str(verdict)
+    assert pd.DataFrame(content["layers"])["name"].tolist() == verdict.layers["name"].tolist()
+    assert pd.DataFrame(content["plan"])["action"].tolist() == verdict.plan()["action"].tolist()
