@@ -36,6 +36,10 @@ LONG_NAME = {
     "RV": "running variance RV",
     "RW": "weight RW",
     "RB": "bias RB",
+    "LW": "linear weight LW",
+    "LB": "linear bias LB",
+    "NW": "norm weight NW",
+    "NB": "norm bias NB",
 }
 
 
@@ -354,22 +358,23 @@ def histories(tables: dict[str, pd.DataFrame], *, note: str = "") -> Figure:
 
 
 class Download:
-    """A link that saves a table as CSV, from a notebook or from the built page, offline.
+    """A link that saves a table as CSV, or a page as HTML, from a notebook or from the built page, offline.
 
     Args:
-        table: what to save.
+        content: the table, or the page's text.
         name: file name, "fig03.csv".
-        note: provenance, written as a comment on the first line.
+        note: provenance, written as a comment on a table's first line.
     """
 
-    def __init__(self, table: pd.DataFrame, name: str, note: str = ""):
-        self.name = name
-        self.text = f"# {' '.join(note.split())}\n{table.to_csv(index=False)}"
+    def __init__(self, content: pd.DataFrame | str, name: str, note: str = ""):
+        self.name, self.page = name, isinstance(content, str)
+        self.text = content if self.page else f"# {' '.join(note.split())}\n{content.to_csv(index=False)}"
 
     def _repr_html_(self) -> str:
         data = base64.b64encode(self.text.encode()).decode()
         name = html.escape(self.name, quote=True)
-        return f'<a download="{name}" href="data:text/csv;base64,{data}">{name}: the data, as CSV</a>'
+        kind, words = ("text/html", "a page to keep") if self.page else ("text/csv", "the data, as CSV")
+        return f'<a download="{name}" href="data:{kind};base64,{data}">{name}: {words}</a>'
 
 
 class Ledger:

@@ -70,7 +70,7 @@ def shares(swept: pd.DataFrame, tolerances: tuple[float, ...] = (0.01, 0.02, 0.0
     return table.sort_values(["kind", "tolerance"], kind="stable", ignore_index=True)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Verdict:
     """What `judge` found.
 
@@ -126,6 +126,8 @@ class Verdict:
         """The answer in sentences, with the numbers that decided."""
         sentences = self._answer(), self._ranking(), self._together(), self._outcome(), self._rest()
         return " ".join(filter(None, sentences))
+
+    __repr__ = __str__
 
     def _repr_markdown_(self) -> str:
         return str(self)

@@ -22,7 +22,7 @@ from prr.errors import DataError, NetworkError, OptionError
 from prr.figures import Words
 from prr.layers import check_kinds
 from prr.metrics import dice
-from prr.study import profiles, training, transfer
+from prr.study import examples, profiles, training, transfer
 from prr.study.models import NETWORKS, derived, initial
 from prr.study.paper import KINDS
 from prr.study.profiles import EXPECTED_DICE, OVERRIDES, STARTS, Profile
@@ -392,6 +392,10 @@ class Experiment:
     def transfer(self) -> pd.DataFrame:
         """All runs of the transfer experiment; see `prr.study.transfer.table`."""
         return transfer.table(self)
+
+    def example(self, name: str) -> nn.Module:
+        """One of the networks that stand in for a reader's own; see `prr.study.examples.trained`."""
+        return examples.trained(self, name)
 
     # ------------------------------------------------------------ provenance
 

@@ -24,6 +24,7 @@ CHAPTERS = {
     "05": (),  # the six networks of `sources`, of both architectures
     "06": (),  # what the transfer experiment loads
     "07": (),  # reads what the others have made
+    "10": (),  # networks of `examples`
 }
 
 

@@ -44,6 +44,7 @@ class Profile:
     transfer_steps: int  # of the optimiser, the same for every row
     transfer_network: str  # pspnet, as in the paper, unet or both
     transfer_list: str  # which parameters are loaded: the paper's list, the one inferred from the sweep, or both
+    example_images: int  # digits, of 500, on which the networks of chapter 10 are judged; so many shapes at most
 
 
 _QUICK = Profile(
@@ -67,12 +68,13 @@ _QUICK = Profile(
     transfer_steps=150,
     transfer_network="pspnet",
     transfer_list="paper",
+    example_images=500,
 )
 
 PROFILES = {
     "smoke": dataclasses.replace(
         _QUICK, name="smoke", acdc_patients=4, t1_patients=7, rvsc_patients=2, size=48, spacing_mm=3.0,
-        unet_width=2, pspnet_width=4, steps=8, batch_size=8, few_patients=1, transfer_steps=4,
+        unet_width=2, pspnet_width=4, steps=8, batch_size=8, few_patients=1, transfer_steps=4, example_images=40,
     ),
     "quick": _QUICK,
     "paper": dataclasses.replace(
