@@ -199,7 +199,10 @@ def rmse(
         title, made = f"{target.name} and {source.name}", {"target": target, "source": source}
         page.write(html, page.render(title, answer, sections, made))
     if figure:
-        figures.rmse(table, kinds=tuple(table["kind"].unique())).savefig(figure, bbox_inches="tight", dpi=150)
+        try:
+            figures.rmse(table, kinds=tuple(table["kind"].unique())).savefig(figure, bbox_inches="tight", dpi=150)
+        except ValueError as error:
+            raise OptionError(f"{figure}: expected .png, .svg or .pdf, found {figure.suffix or 'no ending'}") from error
 
 
 @main.command()
@@ -222,18 +225,24 @@ def judge(
 ) -> None:  # fmt: skip
     """Judge what of one checkpoint can be reused in another: which layers, which source, what plan."""
     from prr import checkpoints, page, verdict
-    from prr.layers import ALL
+    from prr.layers import ALL, check_module
 
     factory, found = _imported(model), _imported(data)
+    paths = dict(_named(spec) for spec in sources)
+    if len(paths) < len(sources):
+        raise OptionError(f"sources {', '.join(sources)}: expected names that differ; write NAME=FILE for each")
     networks = {}
-    for spec in (f"target={target}", *sources):
-        name, _, path = spec.rpartition("=")
-        networks[name or Path(path).stem] = network = _called(model, factory)
+    for name, path in {None: target, **paths}.items():
+        networks[name] = network = _called(model, factory)
+        check_module(network)
         for line in checkpoints.load(network, path):
-            click.echo(f"{Path(path).name}: {line}", err=True)
-        network.to(device)
+            click.echo(f"{path.name}: {line}", err=True)
+        try:
+            network.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise OptionError(f"device {device}: expected one that is there, found none; take cpu") from error
     judged = verdict.judge(
-        networks.pop("target"), networks, _called(data, found) if callable(found) else found,
+        networks.pop(None), networks, _called(data, found) if callable(found) else found,
         kinds=kinds.split(",") if kinds else ALL, score=_imported(score) if score and ":" in score else score,
         progress=True, **options,
     )  # fmt: skip
@@ -246,6 +255,14 @@ def judge(
         page.write(html, judged.to_html())
 
 
+def _named(spec: str) -> tuple[str, Path]:
+    """The name and the file of [NAME=]FILE; a file's own name may hold a = too."""
+    name, sign, path = spec.partition("=")
+    if Path(spec).is_file() or not sign:
+        return Path(spec).stem, Path(spec)
+    return name, Path(path)
+
+
 def _imported(spec: str) -> Any:
     """What `package.module:name` names; the current folder is looked in too."""
     module, _, name = spec.partition(":")
@@ -254,8 +271,10 @@ def _imported(spec: str) -> Any:
     sys.path.insert(0, os.getcwd())
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise OptionError(f"{spec}: can't be imported from here ({error}); correct the name, or install it") from error
+    except Exception as error:  # whatever the module does when it is imported
+        raise OptionError(
+            f"{spec}: can't be imported from here ({type(error).__name__}: {error}); correct the name, or install it"
+        ) from error
     finally:
         sys.path.remove(os.getcwd())
 

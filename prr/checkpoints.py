@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,20 @@ from torch import Tensor, nn
 from prr.errors import DataError, NetworkError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "network", "net", "weights")
+ATTENTION = {"in_proj_weight", "in_proj_bias", "q_proj_weight"}  # beside them a MultiheadAttention's own layer
 PREFIXES = ("module.", "model.", "_orig_mod.", "network.", "net.")
+UNREADABLE = (
+    pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, struct.error
+)  # fmt: skip
 
 
-def read(path: Path | str) -> tuple[dict[str, Tensor], list[str]]:
+def read(path: Path | str, names: Collection[str] = ()) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of a .safetensors file or of one that torch.save wrote.
 
     Args:
         path: the file. Pickled code in it is refused, never run.
+        names: of the network that they are for. A prefix before every name, "module." for one, is dropped unless some
+            of these names begin with it too.
 
     Returns:
         The state dict, and what was unwrapped or noticed, in words.
@@ -40,8 +47,8 @@ def read(path: Path | str) -> tuple[dict[str, Tensor], list[str]]:
     if head.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise DataError(f"{path}: expected weights, found a web page; download the file itself, logged in if need be")
     if path.suffix == ".safetensors":
-        return _tensors(path, *_safetensors(path))
-    return _tensors(path, *_unwrapped(_pickled(path)))
+        return _tensors(path, names, *_safetensors(path))
+    return _tensors(path, names, *_unwrapped(_pickled(path)))
 
 
 def load(model: nn.Module, path: Path | str) -> list[str]:
@@ -51,7 +58,7 @@ def load(model: nn.Module, path: Path | str) -> list[str]:
         DataError: as `read`.
         NetworkError: names or shapes that do not fit the network.
     """
-    state, told = read(path)
+    state, told = read(path, model.state_dict().keys())
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -71,9 +78,10 @@ def skeleton(state: Mapping[str, Tensor]) -> nn.Module:
         owner, _, attribute = name.rpartition(".")
         owners.setdefault(owner, {})[attribute] = value
     for owner, tensors in owners.items():
-        if (layer := _layer(tensors)) is None:
-            continue
         *above, last = owner.split(".")
+        attends = ATTENTION & owners.get(".".join(above), {}).keys()
+        if (layer := _layer(tensors)) is None or attends:
+            continue
         parent = root
         for part in above:
             parent = parent._modules.setdefault(part, nn.Module())
@@ -110,7 +118,7 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     except (SafetensorError, ValueError, OSError) as error:
         raise DataError(f"{path}: expected a whole safetensors file, found {error}; save it again") from error
     parts = {name: re.split(r"(\d+)", name) for name in state}  # words and numbers in turn
-    natural = sorted(state, key=lambda name: [int(part) if part.isdigit() else part for part in parts[name]])
+    natural = sorted(state, key=lambda name: [int(part) if part.isdecimal() else part for part in parts[name]])
     return {name: state[name] for name in natural}, ["layers numbered by name, for safetensors keeps no order"]
 
 
@@ -119,7 +127,7 @@ def _pickled(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a pickle's protocol: what can't be read is refused anyway
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError) as error:
+    except UNREADABLE as error:
         if found := re.search(r"GLOBAL ([\w.]+)|(?:class|function) ([\w.]+)", str(error)):
             raise DataError(
                 f"{path}: expected tensors alone, found pickled objects ({found[1] or found[2]}), which can run code "
@@ -151,13 +159,16 @@ def _state(content: Mapping) -> bool:
     )
 
 
-def _tensors(path: Path, content: Any, told: list[str]) -> tuple[dict[str, Tensor], list[str]]:
+def _tensors(
+    path: Path, names: Collection[str], content: Any, told: list[str]
+) -> tuple[dict[str, Tensor], list[str]]:
     """Named tensors alone, without a prefix that all of them carry."""
     named = content.items() if isinstance(content, Mapping) else ()
     state = {name: value for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
     if not state:
         raise DataError(f"{path}: expected named tensors, found {type(content).__name__} without any")
-    while prefix := next((each for each in PREFIXES if all(name.startswith(each) for name in state)), None):
+    strange = [each for each in PREFIXES if not any(name.startswith(each) for name in names)]
+    while prefix := next((each for each in strange if all(name.startswith(each) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
         told = [*told, f"dropped {prefix!r} before every name"]
     return state, told

@@ -52,8 +52,8 @@ def intervals(table: pd.DataFrame, tolerance: float) -> list[Markup | str]:
         tolerance: right end of the band.
     """
     ends = table[["drop", "low", "high"]].replace([np.inf, -np.inf], np.nan)
-    least, most = min(ends.min().min(), 0.0), max(ends.max().max(), 1.5 * tolerance, 1e-9)
-    places = (4 + 112 * (ends.assign(zero=0, end=tolerance) - least) / (most - least)).round(1)
+    least, most = np.nanmin([*ends.to_numpy().ravel(), 0.0]), np.nanmax([*ends.to_numpy().ravel(), 1.5 * tolerance])
+    places = (4 + 112 * (ends.assign(zero=0, end=tolerance) - least) / max(most - least, 1e-9)).round(1)
     drawn = []
     for row, place, verdict in zip(ends.itertuples(), places.itertuples(), table["verdict"], strict=True):
         parts = [("band", place.zero, place.end)]

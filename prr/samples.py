@@ -41,13 +41,14 @@ def samples(data: Data | tuple | list | Dataset | DataLoader) -> Data:
     if not all(hasattr(data, name) for name in Samples._fields):
         if isinstance(data, Dataset) and not isinstance(data, DataLoader):
             data = DataLoader(data, batch_size=64, generator=torch.Generator())  # leaves the global generator alone
-        data = _together(list(data)) if isinstance(data, DataLoader) else data
+        data = _together(data) if isinstance(data, DataLoader) else data
         if not isinstance(data, tuple | list) or len(data) not in (2, 3):
             raise DataError(
                 "data: expected (images, targets) or (images, targets, units) as tensors, a Dataset or DataLoader of "
                 f"them, or images, masks and patient as attributes; found {_described(data)}"
             )
-        data = Samples(*data) if len(data) == 3 else Samples(*data, torch.arange(len(data[0])))
+        units = [torch.arange(len(each)) for each in data[:1] if isinstance(each, Tensor) and each.ndim]
+        data = Samples(*data) if len(data) == 3 else Samples(*data, *(units or [None]))
     check_data(data)
     return data
 
@@ -62,9 +63,11 @@ def check_data(data: Data) -> None:
         value = getattr(data, name, None)
         if not isinstance(value, Tensor):
             raise DataError(f"data.{name}: expected a torch tensor, found {type(value).__name__}")
-        if value.ndim == 0 or len(value) != len(data.images):
+        if value.ndim == 0 or len(value) != len(data.images) or (name == "patient" and value.ndim > 1):
             raise DataError(
                 f"data.{name}: expected one for each of {len(data.images)} images, found {tuple(value.shape)}"
+                if data.images.ndim
+                else "data.images: expected images one behind the other, found a single number"
             )
     if not len(data.images):
         raise DataError("data.images: expected at least one to score, found none")
@@ -73,13 +76,16 @@ def check_data(data: Data) -> None:
             raise DataError(f"data.{name}: expected finite values, found NaN or infinity; mend or leave out those")
 
 
-def _together(batches: list) -> tuple | list:
+def _together(loader: DataLoader) -> list:
     """Batches one behind the other, field by field."""
-    if not batches:
-        raise DataError("data: expected at least one image to score, found an empty Dataset or DataLoader")
-    if not all(isinstance(batch, tuple | list) for batch in batches):
-        return batches
-    return [torch.cat(field) if isinstance(field[0], Tensor) else field for field in zip(*batches, strict=True)]
+    try:
+        batches = list(loader)
+        if batches and all(isinstance(batch, tuple | list) for batch in batches):
+            return [torch.cat(field) for field in zip(*batches, strict=True)]
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise DataError(f"data: expected tensors of one shape for each image, found: {error}") from error
+    found = f"{type(batches[0]).__name__} alone" if batches else "nothing"
+    raise DataError(f"data: expected at least one image with its target, (image, target), found {found}")
 
 
 def _described(data: object) -> str:

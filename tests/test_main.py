@@ -1,17 +1,53 @@
 """The command line: what it prints where, and its exit codes."""
 
+import importlib
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import click
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from prr import book as builder
+from prr import judge, rmse
 from prr.__main__ import main
 from prr.errors import BookError
 from prr.study.store import Store
+
+TINY = """
+import torch
+from torch import nn
+
+def network(width=2):
+    layers = nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), nn.Linear(4 * width, 2)
+    return nn.Sequential(*layers)
+
+generator = torch.Generator().manual_seed(0)
+images = torch.randn(12, 1, 4, 4, generator=generator)
+labels = torch.arange(12) % 2
+data = images, labels
+dataset = torch.utils.data.TensorDataset(images, labels, torch.arange(12) // 3)
+
+def loader():
+    return torch.utils.data.DataLoader(dataset, batch_size=5)
+
+def fails():
+    raise KeyError("no weights\\nhere")
+
+def ours(output, data):
+    return (output.argmax(1) == data.masks).double().numpy()
+
+def none():
+    return None
+"""
+JUDGE = ("judge", "--model", "tiny:network", "--target", "a.pt", "--data", "tiny:data")
 
 
 def prr(*arguments: str):
@@ -144,3 +180,218 @@ def test_the_store_is_listed_and_cleaned(monkeypatch, tmp_path):
     assert "1 results" in prr("store").stdout
     assert "1 files deleted" in prr("store", "--clean").stdout
     assert "empty" in prr("store").stdout
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch) -> Path:
+    """The current folder, with module tiny.py, weights a.pt, b.pt and c.safetensors of its network, and wide.pt."""
+    (tmp_path / "tiny.py").write_text(TINY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "tiny", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tiny = importlib.import_module("tiny")
+    for seed, name in enumerate(["a.pt", "b.pt"]):
+        torch.manual_seed(seed)
+        torch.save(tiny.network().state_dict(), name)
+    save_file(tiny.network().state_dict(), "c.safetensors")
+    torch.save(tiny.network(width=3).state_dict(), "wide.pt")
+    yield tmp_path
+    sys.modules.pop("tiny", None)
+
+
+def loaded(network, path):
+    """The network, with the weights of a file."""
+    network.load_state_dict(torch.load(path))
+    return network
+
+
+def assert_one_line(result, *messages):
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("Error: ")
+    for message in messages:
+        assert message in result.stderr
+
+
+def test_rmse_writes_the_table_that_the_networks_give(files):
+    result = prr(
+        *("rmse", "a.pt", "b.pt", "--csv", "out.csv", "--json", "out.json", "--html", "out.html"),
+        *("--figure", "out.svg"),
+    )
+    assert result.exit_code == 0, result.output
+    expected = rmse(*(loaded(sys.modules["tiny"].network(), name) for name in ("a.pt", "b.pt")))
+    pd.testing.assert_frame_equal(pd.read_csv("out.csv", dtype={"name": str}), expected)
+    records = pd.DataFrame(json.loads(Path("out.json").read_text()))
+    finite = expected.replace(np.inf, np.nan)  # JSON knows neither
+    pd.testing.assert_frame_equal(records, finite, check_exact=False, rtol=1e-6)
+    assert len(result.stdout.splitlines()) == len(expected) + 1
+    assert result.stderr == ""
+    page = Path("out.html").read_text(encoding="utf-8")
+    assert page.count("<tr>") == len(expected) + 1
+    assert "a.pt and b.pt" in page
+    assert "http" not in page
+    median = expected.loc[expected["kind"].isin(["W", "LW"]), "relative"].median()
+    assert f"{median:.3f}" in page
+    assert "<svg" in Path("out.svg").read_text()
+    assert not list(files.glob("*.draft"))
+
+
+def test_a_checkpoint_is_as_far_from_itself_as_0_whatever_its_format(files):
+    torch.save({"state_dict": load_file("c.safetensors"), "epoch": 1}, "c.pt")
+    result = prr("rmse", "c.pt", "c.safetensors", "--csv", "out.csv")
+    assert result.exit_code == 0, result.output
+    assert (pd.read_csv("out.csv")["rmse"] == 0).all()
+    assert "c.pt: unwrapped 'state_dict'" in result.stderr
+    assert "c.safetensors: " in result.stderr
+
+
+def test_what_two_checkpoints_do_not_share_is_listed_with_both_shapes(files):
+    state = loaded(sys.modules["tiny"].network(), "a.pt").state_dict()
+    torch.save({**state, "4.weight": torch.ones(5, 8), "6.weight": torch.ones(2, 2), "scale": torch.ones(3)}, "part.pt")
+    result = prr("rmse", "a.pt", "part.pt", "--html", "out.html")
+    assert result.exit_code == 0, result.output
+    assert "not comparable: LW 4: (2, 8), (5, 8)" in result.stderr
+    assert "not comparable: LW 6: none, (2, 2)" in result.stderr
+    assert "part.pt: 1 tensors belong to no layer, scale among them" in result.stderr
+    assert "LW" not in result.stdout
+    assert "5 x 8" in Path("out.html").read_text(encoding="utf-8")
+
+
+def test_checkpoints_that_share_nothing_are_told_in_one_line(files):
+    torch.save({"other.weight": torch.ones(2, 2)}, "other.pt")
+    assert_one_line(prr("rmse", "a.pt", "other.pt"), "no parameter in common")
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: None, "found nothing"),
+        (lambda path: path.mkdir(), "found a folder"),
+        (lambda path: path.write_bytes(b""), "bad.pt: expected a whole file"),
+        (lambda path: path.write_text("<html>\n<body>"), "web page"),
+        (lambda path: path.write_text("epoch\nloss"), "expected a whole file"),
+        (lambda path: path.write_bytes(Path("a.pt").read_bytes()[:-100]), "a part of one"),
+        (lambda path: torch.save(nn.Linear(1, 1), path), "refused"),
+        (lambda path: torch.save(torch.ones(2), path), "expected named tensors"),
+        (lambda path: torch.save({"scale": torch.ones(2)}, path), "Module"),
+        (lambda path: torch.save({"0.weight": torch.full((2, 1, 3, 3), torch.nan)}, path), "NaN"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_bad_file_of_weights_is_told_in_one_line(files, write, message, place):
+    write(files / "bad.pt")
+    paths = ["a.pt", "a.pt"]
+    paths[place] = "bad.pt"
+    result = prr("rmse", *paths)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
+    assert sum(line.startswith("Error: ") for line in result.stderr.splitlines()) == 1
+    assert message in result.stderr.splitlines()[-1]
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("option", ["--csv", "--json", "--html", "--figure"])
+def test_results_that_cannot_be_written_are_told_in_one_line(files, option):
+    assert_one_line(prr("rmse", "a.pt", "b.pt", option, "absent/out.svg"), "choose another folder")
+
+
+def test_a_figure_of_unknown_format_is_told_in_one_line(files):
+    assert_one_line(prr("rmse", "a.pt", "b.pt", "--figure", "out.xyz"), "out.xyz")
+
+
+def test_judge_writes_what_the_function_finds(files):
+    result = prr(
+        *(*JUDGE, "--source", "near=b.pt", "--source", "c.safetensors", "--score", "accuracy"),
+        *("--tolerance", "0.1", "--csv", "out.csv", "--json", "out.json", "--html", "out.html"),
+    )
+    assert result.exit_code == 0, result.output
+    tiny = sys.modules["tiny"]
+    torch.save(load_file("c.safetensors"), "c.pt")
+    sources = {name: loaded(tiny.network(), path) for name, path in (("near", "b.pt"), ("c", "c.pt"))}
+    expected = judge(loaded(tiny.network(), "a.pt"), sources, tiny.data, score="accuracy", tolerance=0.1)
+    assert result.stdout.strip() == str(expected)
+    pd.testing.assert_frame_equal(pd.read_csv("out.csv", dtype={"name": str}), expected.layers)
+    written = json.loads(Path("out.json").read_text())
+    assert written["answer"] == str(expected)
+    assert {record["source"] for record in written["sources"]} == {"near", "c"}
+    assert [record["action"] for record in written["plan"]] == expected.plan()["action"].tolist()
+    page = Path("out.html").read_text(encoding="utf-8")
+    assert "http" not in page
+    assert page.count('role="img"') >= len(expected.layers)
+
+
+@pytest.mark.parametrize("data", ["tiny:data", "tiny:dataset", "tiny:loader"])
+@pytest.mark.parametrize("score", [[], ["--score", "accuracy"], ["--score", "tiny:ours"]])
+def test_judge_takes_data_and_scores_of_any_form(files, data, score):
+    result = prr(*JUDGE[:-1], data, "--source", "b.pt", "--kinds", "W,LW", "--json", "out.json", *score)
+    assert result.exit_code == 0, result.output
+    assert {record["kind"] for record in json.loads(Path("out.json").read_text())["layers"]} == {"W", "LW"}
+
+
+def test_judge_takes_weights_from_folders_whose_names_hold_a_sign(files):
+    for name in ("a.pt", "b.pt"):
+        (files / "lr=0.1").mkdir(exist_ok=True)
+        (files / name).rename(files / "lr=0.1" / name)
+    result = prr(
+        *("judge", "--model", "tiny:network", "--target", "lr=0.1/a.pt", "--source", "near=lr=0.1/b.pt"),
+        *("--data", "tiny:data", "--json", "out.json"),
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(Path("out.json").read_text())["drawn"] == "near"
+
+
+@pytest.mark.parametrize(
+    "sources", [["one/b.pt", "two/b.pt"], ["same=one/b.pt", "same=two/b.pt"], ["target=one/b.pt", "two/b.pt"]]
+)
+def test_two_networks_of_one_name_are_not_mistaken_for_each_other(files, sources):
+    for folder, name in (("one", "b.pt"), ("two", "a.pt")):
+        (files / folder).mkdir()
+        (files / name).rename(files / folder / "b.pt")
+        torch.save(torch.load(files / folder / "b.pt"), name)
+    result = prr(*JUDGE, *(part for source in sources for part in ("--source", source)), "--json", "out.json")
+    if result.exit_code:
+        assert_one_line(result)
+    else:
+        assert len(json.loads(Path("out.json").read_text())["sources"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--model", "tiny", "tiny: expected MODULE:NAME"),
+        ("--model", "tiny:", "expected MODULE:NAME"),
+        ("--model", ":network", "expected MODULE:NAME"),
+        ("--model", "absent_module:network", "absent_module:network: can't be imported"),
+        ("--model", "tiny:absent", "tiny:absent: can't be imported"),
+        ("--model", "tiny:fails", "tiny:fails: calling it failed with KeyError"),
+        ("--model", "tiny:none", "NoneType"),
+        ("--model", "tiny:images", "tiny:images"),
+        ("--model", "broken:network", "broken:network"),
+        ("--data", "tiny", "tiny: expected MODULE:NAME"),
+        ("--data", "tiny:fails", "tiny:fails: calling it failed with KeyError"),
+        ("--data", "tiny:none", "found NoneType"),
+        ("--data", "tiny:labels", "data: expected"),
+        ("--target", "wide.pt", "wide.pt: does not fit Sequential"),
+        ("--source", "other=wide.pt", "wide.pt: does not fit Sequential"),
+        ("--source", "absent.pt", "absent.pt: expected a file of weights, found nothing"),
+        ("--score", "mse", "score='mse': expected dice, accuracy, r2"),
+        ("--score", "tiny:absent", "tiny:absent: can't be imported"),
+        ("--kinds", "W,X", "'X'"),
+        ("--kinds", "RM", "W or LW among the kinds"),
+        ("--tolerance", "-1", "tolerance=-1"),
+        ("--tolerance", "nan", "tolerance=nan"),
+        ("--batch-size", "0", "--batch-size"),
+        ("--device", "abacus", "abacus"),
+    ],
+)
+def test_a_mistake_in_what_is_judged_is_told_in_one_line(files, option, value, message):
+    (files / "broken.py").write_text("def network(:\n")
+    arguments = dict(zip(JUDGE[1::2], JUDGE[2::2], strict=True)) | {"--source": "b.pt", option: value}
+    assert_one_line(prr("judge", *(part for pair in arguments.items() for part in pair)), message)
+
+
+def test_the_path_of_modules_is_left_as_it_was(files):
+    before = list(sys.path)
+    prr(*JUDGE, "--source", "b.pt")
+    prr(*JUDGE, "--source", "b.pt", "--model", "absent_module:network")
+    assert sys.path == before

@@ -1,18 +1,33 @@
-"""Dice against torchmetrics, intervals against cases that can be worked by hand."""
+"""Scores against torchmetrics and scikit-learn, intervals against cases that can be worked by hand."""
 
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from sklearn.metrics import r2_score
 from torch.nn import functional
+from torchmetrics.functional.classification import binary_accuracy, multiclass_accuracy
 from torchmetrics.functional.segmentation import dice_score
 
-from prr.errors import DataError
-from prr.metrics import dice, drop_interval, foreground_dice, nanmean, overlap
+from prr.errors import DataError, OptionError
+from prr.metrics import (
+    SCORES,
+    accuracy,
+    by_patient,
+    chosen,
+    dice,
+    drop_interval,
+    foreground_dice,
+    nanmean,
+    overlap,
+    r2,
+    score_of,
+)
 
 few = settings(max_examples=50, deadline=None)
 
@@ -185,3 +200,167 @@ def test_one_patient_has_no_interval():
 def test_no_transplant_has_no_interval():
     low, high = drop_interval(np.array([0.8, 0.7]), np.empty((0, 2)))
     assert len(low) == len(high) == 0
+
+
+def test_the_interval_of_a_row_is_the_same_alone_and_among_many():
+    random, rows, units = np.random.default_rng(2), 3000, 20  # too many numbers for a whole batch of resamples
+    before, after = random.random(units), random.random((rows, units))
+    low, high = drop_interval(before, after, seed=4)
+    for row in (0, rows - 1):
+        alone = drop_interval(before, after[[row]], seed=4)
+        np.testing.assert_allclose([low[row], high[row]], np.ravel(alone), rtol=0, atol=1e-12)
+
+
+def drawn(seed, shape, classes=3, units=4):
+    """Logits (n, classes, ...), labels (n, ...) and units (n,), n and the rest as in shape."""
+    generator = torch.Generator().manual_seed(seed)
+    output = torch.randn(shape[0], classes, *shape[1:], generator=generator)
+    labels = torch.randint(max(classes, 2), shape, generator=generator)
+    labels.view(-1)[:2] = torch.tensor([0, 1])
+    return output, SimpleNamespace(masks=labels, patient=torch.randint(-2, units, shape[:1], generator=generator))
+
+
+shapes = st.sampled_from([(2,), (9,), (5, 3), (4, 2, 3)])
+seeds = st.integers(0, 2**32)
+
+
+@few
+@given(seeds, shapes, st.integers(1, 5))
+def test_accuracy_is_torchmetrics_accuracy_of_each_unit(seed, shape, classes):
+    output, data = drawn(seed, shape, classes)
+    expected = []
+    for unit in data.patient.unique():
+        logits, labels = output[data.patient == unit], data.masks[data.patient == unit]
+        if classes == 1:
+            expected.append(binary_accuracy(logits[:, 0].sigmoid(), labels))
+        else:
+            expected.append(multiclass_accuracy(logits, labels, classes, average="micro"))
+    np.testing.assert_allclose(accuracy(output, data), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0.0, 1.0]), "whole-number labels"),
+        (torch.tensor([[0], [1]]), r"expected whole-number labels \(2,\), found torch\.int64 \(2, 1\)"),
+        (torch.tensor([0, 1, 1]), r"\(3,\)"),
+        (torch.tensor([1, 1]), "two classes"),
+    ],
+)
+def test_labels_that_accuracy_says_nothing_of_are_refused(labels, message):
+    with pytest.raises(DataError, match=message):
+        accuracy(torch.zeros(2, 3), SimpleNamespace(masks=labels, patient=torch.arange(2)))
+
+
+def test_labels_may_be_bytes_or_true_and_false():
+    output, data = drawn(0, (9,), classes=2)
+    for masks in (data.masks.byte(), data.masks.bool()):
+        np.testing.assert_array_equal(
+            accuracy(output, SimpleNamespace(masks=masks, patient=data.patient)), accuracy(output, data)
+        )
+
+
+@few
+@given(seeds, st.sampled_from([(2,), (9,), (5, 3), (4, 2, 3)]), st.floats(-100, 100))
+def test_the_mean_r2_of_single_images_is_scikit_learns(seed, shape, shift):
+    generator = torch.Generator().manual_seed(seed)
+    output, truth = torch.randn(2, *shape, generator=generator).double() * 3 + shift
+    data = SimpleNamespace(masks=truth, patient=torch.randperm(shape[0], generator=generator))
+    flat = [values.reshape(shape[0], -1).numpy() for values in (truth, output)]
+    expected = r2_score(*flat, multioutput="variance_weighted")
+    assert r2(output, data).mean() == pytest.approx(expected, rel=1e-6)
+    assert r2(truth, data).mean() == 1
+    assert r2(truth.mean(0).expand(shape), data).mean() == pytest.approx(0, abs=1e-9)
+
+
+def test_r2_weighs_patients_alike():
+    data = SimpleNamespace(masks=torch.tensor([-1.0, 1.0, 1.0, -1.0]), patient=torch.tensor([7, 7, 7, 3]))
+    output = torch.tensor([[-1.0], [1.0], [2.0], [-1.0]])  # a column, as a linear layer gives
+    np.testing.assert_allclose(r2(output, data), [1, 1 - 1 / 3])  # patient 3, patient 7
+
+
+@pytest.mark.parametrize("truth", [torch.full((3,), 0.1), torch.tensor([[1.0, 2.0]] * 3)])
+def test_targets_that_do_not_differ_are_refused(truth):
+    with pytest.raises(DataError, match="targets that differ"):
+        r2(torch.randn(truth.shape), SimpleNamespace(masks=truth, patient=torch.arange(3)))
+
+
+def test_another_number_of_outputs_than_targets_is_refused():
+    data = SimpleNamespace(masks=torch.arange(3.0), patient=torch.arange(3))
+    with pytest.raises(DataError, match=r"r2: expected an output \(3,\), as the targets, found \(3, 2\)"):
+        r2(torch.zeros(3, 2), data)
+
+
+@pytest.mark.parametrize("score", SCORES.values())
+def test_a_score_has_a_value_for_each_patient_in_order_of_their_id(score):
+    output, data = drawn(1, (8, 3, 3), classes=3)
+    if score is r2:
+        output = output[:, 0]
+    ids = data.patient.unique()
+    values = score(output, data)
+    assert values.shape == ids.shape
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
+    shuffled = SimpleNamespace(masks=data.masks[order], patient=data.patient[order])
+    np.testing.assert_allclose(score(output[order], shuffled), values)
+
+
+@few
+@given(seeds, shapes, st.integers(2, 5))
+def test_the_largest_logit_is_chosen(seed, shape, classes):
+    output, _ = drawn(seed, shape, classes)
+    assert torch.equal(chosen(output), output.argmax(1))
+
+
+def test_a_single_class_counts_as_present_above_0():
+    assert chosen(torch.tensor([[-1.0], [0.0], [0.1]])).tolist() == [0, 0, 1]
+    assert chosen(torch.tensor([[[[-1.0, 2.0]]]])).tolist() == [[[0, 1]]]
+    with pytest.raises(DataError, match=r"expected logits \(n, classes, \.\.\.\), found \(3,\)"):
+        chosen(torch.zeros(3))
+
+
+@few
+@given(seeds)
+def test_one_output_channel_scores_as_a_background_channel_of_0_beside_it(seed):
+    output, data = drawn(seed, (5, 3, 2), classes=1)
+    both = torch.cat([torch.zeros_like(output), output], 1)
+    np.testing.assert_array_equal(foreground_dice(output, data), foreground_dice(both, data))
+    np.testing.assert_array_equal(accuracy(output, data), accuracy(both, data))
+
+
+def test_masks_of_background_alone_are_refused():
+    data = SimpleNamespace(masks=torch.zeros(2, 3, 3).long(), patient=torch.arange(2))
+    with pytest.raises(DataError, match="background alone"):
+        foreground_dice(torch.zeros(2, 4, 3, 3), data)
+
+
+@few
+@given(seeds, shapes)
+def test_values_are_averaged_by_image_first_and_by_patient_then(seed, shape):
+    output, data = drawn(seed, shape)
+    values = output[:, 0]
+    images = pd.Series(values.reshape(shape[0], -1).double().mean(1))
+    expected = images.groupby(data.patient.numpy()).mean()  # in order of patient id
+    np.testing.assert_allclose(by_patient(values, data.patient), expected, atol=1e-12)
+    np.testing.assert_allclose(by_patient(values > 0, data.patient), by_patient((values > 0) * 1.0, data.patient))
+
+
+@pytest.mark.parametrize(
+    ("masks", "score"),
+    [
+        (torch.zeros(3), r2),
+        (torch.zeros(3, 2, 2).double(), r2),
+        (torch.zeros(3).long(), accuracy),
+        (torch.zeros(3).bool(), accuracy),
+        (torch.zeros(3, 2, 2).byte(), foreground_dice),
+    ],
+)
+def test_the_score_follows_from_the_targets(masks, score):
+    data = SimpleNamespace(masks=masks)
+    assert score_of(None, data) is score
+    assert {score_of(name, data) for name in ("dice", "accuracy", "r2")} == {foreground_dice, accuracy, r2}
+    assert score_of(nanmean, data) is nanmean
+
+
+def test_an_unknown_score_is_refused_with_the_known():
+    with pytest.raises(OptionError, match="score='mse': expected dice, accuracy, r2 or a callable"):
+        score_of("mse", SimpleNamespace(masks=torch.zeros(3)))

@@ -1,4 +1,4 @@
-"""Stand-ins for a reader's own networks and data: a classifier of digits, and a segmentation network for drawn shapes."""
+"""Stand-ins for a reader's own networks and data: classifiers of digits, and segmentation networks for drawn shapes."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def data(run: Experiment, name: str) -> Samples:
     Args:
         run: its profile says how many are judged on, of `validation` and `scenes`.
         name: few, validation, other, negative or turned: scikit-learn's digits, images (n, 3, 32, 32) in -1..1 and
-            labels (n,), disjoint but for the last three, which are one set as it is, with black and white exchanged, and
-            turned by a quarter. three, two or scenes: see `shapes`.
+            labels (n,), disjoint but for the last three, which are one set as it is, with black and white exchanged,
+            and turned by a quarter. three, two or scenes: see `shapes`.
 
     Raises:
         OptionError: an unknown name.
