@@ -155,16 +155,26 @@ def _checked(name: str, folder: Path) -> str:
     return "\n".join([counts, *(f"  missing: {line}" for line in found["missing"])])
 
 
-FILE = click.Path(path_type=Path)
+class Output(click.Path):
+    """A file to write; its folder has to be there before the work begins."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(super().convert(value, param, ctx))
+        if not path.absolute().parent.is_dir():
+            self.fail(f"{path}: expected a folder {path.parent}, found none; make it first", param, ctx)
+        return path
+
+
+FILE, OUTPUT = click.Path(path_type=Path), Output(dir_okay=False)
 
 
 @main.command()
 @click.argument("target", type=FILE)
 @click.argument("source", type=FILE)
-@click.option("--csv", type=FILE, help="Write the table here.")
-@click.option("--json", type=FILE, help="Write the table here, as records.")
-@click.option("--html", type=FILE, help="Write one self-contained page here.")
-@click.option("--figure", type=FILE, help="Write the curves here: .png, .svg or .pdf.")
+@click.option("--csv", type=OUTPUT, help="Write the table here.")
+@click.option("--json", type=OUTPUT, help="Write the table here, as records.")
+@click.option("--html", type=OUTPUT, help="Write one self-contained page here.")
+@click.option("--figure", type=OUTPUT, help="Write the curves here: .png, .svg or .pdf.")
 def rmse(
     target: Path, source: Path, csv: Path | None, json: Path | None, html: Path | None, figure: Path | None
 ) -> None:
@@ -216,9 +226,9 @@ def rmse(
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the draw among the sources.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
-@click.option("--csv", type=FILE, help="Write the table of layers here.")
-@click.option("--json", type=FILE, help="Write all tables here.")
-@click.option("--html", type=FILE, help="Write one self-contained page here.")
+@click.option("--csv", type=OUTPUT, help="Write the table of layers here.")
+@click.option("--json", type=OUTPUT, help="Write all tables here.")
+@click.option("--html", type=OUTPUT, help="Write one self-contained page here.")
 def judge(
     model: str, target: Path, sources: tuple[str, ...], data: str, score: str | None, kinds: str | None, device: str,
     csv: Path | None, json: Path | None, html: Path | None, **options: Any,
@@ -233,12 +243,16 @@ def judge(
         raise OptionError(f"sources {', '.join(sources)}: expected names that differ; write NAME=FILE for each")
     networks = {}
     for name, path in {None: target, **paths}.items():
-        networks[name] = network = _called(model, factory)
+        network = _called(model, factory)
         check_module(network)
-        for line in checkpoints.load(network, path):
+        if name is None:
+            told = checkpoints.load(network, path)
+        else:
+            network, told = checkpoints.source(network, path)
+        for line in told:
             click.echo(f"{path.name}: {line}", err=True)
         try:
-            network.to(device)
+            networks[name] = network.to(device)
         except (RuntimeError, AssertionError) as error:
             raise OptionError(f"device {device}: expected one that is there, found none; take cpu") from error
     judged = verdict.judge(

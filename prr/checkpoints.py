@@ -56,14 +56,37 @@ def load(model: nn.Module, path: Path | str) -> list[str]:
 
     Raises:
         DataError: as `read`.
-        NetworkError: names or shapes that do not fit the network.
+        NetworkError: names or shapes that do not fit the network; it is left as it was.
     """
-    state, told = read(path, model.state_dict().keys())
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise NetworkError(f"{path}: does not fit {type(model).__name__}: {error}") from error
+    own = model.state_dict()
+    state, told = read(path, own)
+    found = {name: {each: tuple(side[name].shape) for each, side in (("own", own), ("file", state)) if name in side}
+             for name in own | state if not name.endswith("num_batches_tracked")}  # fmt: skip
+    wrong = [name for name, shapes in found.items() if shapes.get("own") != shapes.get("file")]
+    for name in wrong:
+        shapes = found[name]
+        raise NetworkError(
+            f"{path}: does not fit {type(model).__name__} in {len(wrong)} tensors, {name} among them: expected "
+            f"{shapes.get('own', 'none')}, found {shapes.get('file', 'none')}"
+        )
+    model.load_state_dict(state, strict=False)  # old files lack num_batches_tracked
     return told
+
+
+def source(model: nn.Module, path: Path | str) -> tuple[nn.Module, list[str]]:
+    """A network that gives a file's weights: `model`, loaded, or where they do not fit it the file's skeleton.
+
+    Returns:
+        The network, and what was noticed, in words.
+
+    Raises:
+        DataError: as `read`.
+    """
+    try:
+        return model, load(model, path)
+    except NetworkError as error:
+        state, told = read(path, model.state_dict())
+        return skeleton(state), [*told, f"layers guessed from names and shapes, for {error}"]
 
 
 def skeleton(state: Mapping[str, Tensor]) -> nn.Module:

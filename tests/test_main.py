@@ -292,7 +292,7 @@ def test_a_bad_file_of_weights_is_told_in_one_line(files, write, message, place)
 
 @pytest.mark.parametrize("option", ["--csv", "--json", "--html", "--figure"])
 def test_results_that_cannot_be_written_are_told_in_one_line(files, option):
-    assert_one_line(prr("rmse", "a.pt", "b.pt", option, "absent/out.svg"), "choose another folder")
+    assert_one_line(prr("rmse", "a.pt", "b.pt", option, "absent/out.svg"), "make it first")
 
 
 def test_a_figure_of_unknown_format_is_told_in_one_line(files):
@@ -372,7 +372,6 @@ def test_two_networks_of_one_name_are_not_mistaken_for_each_other(files, sources
         ("--data", "tiny:none", "found NoneType"),
         ("--data", "tiny:labels", "data: expected"),
         ("--target", "wide.pt", "wide.pt: does not fit Sequential"),
-        ("--source", "other=wide.pt", "wide.pt: does not fit Sequential"),
         ("--source", "absent.pt", "absent.pt: expected a file of weights, found nothing"),
         ("--score", "mse", "score='mse': expected dice, accuracy, r2"),
         ("--score", "tiny:absent", "tiny:absent: can't be imported"),
@@ -388,6 +387,23 @@ def test_a_mistake_in_what_is_judged_is_told_in_one_line(files, option, value, m
     (files / "broken.py").write_text("def network(:\n")
     arguments = dict(zip(JUDGE[1::2], JUDGE[2::2], strict=True)) | {"--source": "b.pt", option: value}
     assert_one_line(prr("judge", *(part for pair in arguments.items() for part in pair)), message)
+
+
+def test_a_source_with_another_head_is_judged_on_what_it_shares(files):
+    state = torch.load("b.pt")
+    head = list(state)[-2:]
+    torch.save(state | {name: torch.cat([state[name], state[name]]) for name in head}, "head.pt")
+    result = prr(*JUDGE, "--source", "head.pt", "--json", "out.json")
+    assert result.exit_code == 0, result.stderr
+    assert "layers guessed from names and shapes" in result.stderr
+    rest = json.loads((files / "out.json").read_text())["incomparable"]
+    assert {f"{row['name']}" for row in rest} == {head[0].rpartition(".")[0]}
+
+
+@pytest.mark.parametrize("option", ["--csv", "--json", "--html"])
+def test_a_folder_that_is_not_there_is_told_before_the_work(files, option, monkeypatch):
+    monkeypatch.setattr("prr.checkpoints.read", None)
+    assert_one_line(prr(*JUDGE, "--source", "b.pt", option, "absent/out"), "absent/out: expected a folder absent")
 
 
 def test_the_path_of_modules_is_left_as_it_was(files):
