@@ -11,6 +11,7 @@ from torchvision.models import ResNet18_Weights
 from prr import metrics, reuse
 from prr.data import read_acdc
 from prr.errors import DataError, MissingError, NetworkError, OptionError
+from prr.layers import tensor
 from prr.study import Experiment, experiment, jobs, training
 from prr.study.experiment import derived
 from prr.study.profiles import PROFILES, profile
@@ -527,3 +528,20 @@ def test_a_dose_is_so_much_of_the_way_and_noise_is_as_far_as_the_source(run, mon
 def test_a_dose_that_is_none_is_refused(run):
     with pytest.raises(OptionError, match="dose='half': expected a number"):
         run(seed=77).sweep("unet", dose="half")
+
+
+def test_what_passes_alone_is_put_in_together_once(run, monkeypatch):
+    """Against a network with these tensors loaded by hand."""
+    experiment = run(seed=77)
+    found = experiment.joint("unet").iloc[0]
+    swept = experiment.sweep("unet")
+    alone = swept[swept["high"] <= 0.05]
+    assert found["pairs"] == len(alone) > 1
+    target, source = (experiment.model("unet", task=task) for task in TASKS)
+    for kind, name in alone[["kind", "name"]].itertuples(index=False):
+        tensor(target, kind, name).data.copy_(tensor(source, kind, name))
+    part = experiment.slices("acdc").validation
+    scores = metrics.foreground_dice(reuse.predict(target, part.images), part)
+    assert found["score"] == pytest.approx(np.nanmean(scores), abs=1e-6)
+    monkeypatch.setattr(reuse, "joint", None)
+    assert experiment.joint("unet").iloc[0].equals(found)

@@ -117,9 +117,11 @@ class World:
 
     def verdict(self, network):
         alone = TABLES[network].query("kind == 'W'").head(3).assign(drop=0.02, low=0.01, high=0.03)
-        joint = pd.DataFrame({"layers": [3], "drop": 0.4 if self.right else 0.001, "recalibrated": False})
-        joint = joint.assign(low=joint["drop"] - 0.001, high=joint["drop"] + 0.001)
-        return SimpleNamespace(layers=layer_verdicts(alone), joint=joint, sources=pd.DataFrame({"drawn": [True]}))
+        return SimpleNamespace(layers=layer_verdicts(alone))
+
+    def joint(self, network):
+        drop = 0.4 if self.right else -0.4
+        return pd.DataFrame({"pairs": [3], "drop": drop, "low": drop - 0.001, "high": drop + 0.001})
 
     def branches(self):
         return pd.DataFrame({"name": list("abcdefgh"), "ratio": 0.5 if self.right else 2.0})
@@ -386,15 +388,17 @@ def test_similar_kernels_are_clearly_nearer_and_have_independent_starts(ratio, a
 
 
 @pytest.mark.parametrize(
-    ("joint", "low", "high", "verdict"), [(0.4, 0.3, 0.5, YES), (0.2, 0.1, 0.3, NO), (0.4, 0, 0.6, OPEN)]
+    ("joint", "low", "high", "verdict"), [(0.4, 0.3, 0.5, YES), (0.01, 0.0, 0.015, NO), (0.04, 0.03, 0.06, OPEN)]
 )
 def test_errors_accumulate_beyond_the_worst_single_layer(joint, low, high, verdict):
-    alone = pd.DataFrame({"drop": [0.0, 0.25], "low": [0.0, 0.2], "high": [0.0, 0.29], "verdict": "reusable"})
-    alone = alone if verdict != NO else alone.assign(drop=[0.0, 0.4], low=[0.0, 0.35], high=[0.0, 0.45])
-    together = pd.DataFrame({"layers": [2], "drop": joint, "low": low, "high": high})
-    for drawn, expected in ((True, {verdict}), (False, set())):  # the drops of two sources are not compared
-        found = SimpleNamespace(layers=alone, joint=together, sources=pd.DataFrame({"drawn": [drawn, not drawn]}))
-        assert set(one("errors-accumulate", verdict=found)) == expected
+    alone = pd.DataFrame({"drop": [0.0, 0.03, 0.9], "low": [0.0, 0.02, 0.8], "high": [0.0, 0.04, 1.0]})
+    together = pd.DataFrame({"pairs": [2], "drop": joint, "low": low, "high": high})
+    assert set(one("errors-accumulate", sweep=alone, joint=together)) == {verdict}
+
+
+def test_one_layer_alone_accumulates_nothing():
+    alone = pd.DataFrame({"drop": [0.0, 0.9], "low": [0.0, 0.8], "high": [0.0, 1.0]})
+    assert one("errors-accumulate", sweep=alone) == []
 
 
 def test_a_source_whose_answer_is_open_leaves_the_draw_open():

@@ -215,12 +215,11 @@ def _(results: Results) -> list[Leaf]:
 def _(results: Results) -> list[Leaf]:
     found = []
     for network, title in TITLES.items():
-        verdict = results.verdict(network)
-        alone = verdict.layers[verdict.layers["verdict"] == REUSABLE]
-        same = verdict.sources["drawn"].iloc[0]
-        if len(alone) > 1 and same:  # else the single drops are of another source than the joint one
-            joint, worst = verdict.joint.iloc[0], alone.loc[alone["drop"].idxmax()]
-            leaf = f"{title}: drop of all {joint['layers']} together over the largest alone"
+        swept = layer_verdicts(results.sweep(network))
+        alone = swept[swept["verdict"] == REUSABLE]
+        if len(alone) > 1:
+            joint, worst = results.joint(network).iloc[0], alone.loc[alone["drop"].idxmax()]
+            leaf = f"{title}: drop of all {joint['pairs']:.0f} together over the largest alone"
             bounds = joint["low"] - worst["high"], joint["high"] - worst["low"]
             found.append(above(leaf, joint["drop"] - worst["drop"], *bounds))
     return found

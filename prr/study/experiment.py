@@ -28,7 +28,7 @@ from prr.study.paper import KINDS
 from prr.study.profiles import EXPECTED_DICE, OVERRIDES, STARTS, Profile
 from prr.study.sources import SIX, TARGET
 from prr.study.store import Key, Store, content, digest, fingerprint, provenance
-from prr.verdict import RECIPE, Verdict, judge
+from prr.verdict import RECIPE, REUSABLE, Verdict, judge, layer_verdicts
 
 READERS = {"acdc": read_acdc, "t1": read_t1, "rvsc": read_rvsc}
 PARAMETERS = ("profile", "data_root", "device", "seed", *OVERRIDES)
@@ -353,6 +353,29 @@ class Experiment:
         key |= {} if dose is None else {"dose": dose, "seed": self.seed}
         table, record = self.store.table(key | {"pair": [digest(judged), digest(donor)]}, make)
         self._note(judged, f"sweep{'' if layers is None else f' of {layers}'}", record)
+        return table
+
+    def joint(self, network: str) -> pd.DataFrame:
+        """What passes alone in `sweep`, taken from ACDC auto-encoding all at once, from the store or made now.
+
+        Returns:
+            DataFrame[pairs, score, drop, low, high], one row; `pairs` counts them.
+        """
+        judged, donor = (self.key(network, "acdc", task) for task in ("segmentation", "auto-encoding"))
+        models = [self.model(network, "acdc", task) for task in ("segmentation", "auto-encoding")]
+        swept = layer_verdicts(self.sweep(network))
+        alone = swept[swept["verdict"] == REUSABLE]
+
+        def make() -> tuple[pd.DataFrame, dict]:
+            began = time.perf_counter()
+            with self.threads():
+                found = reuse.joint(*models, self.slices("acdc").validation, alone)
+            record = {"seconds": time.perf_counter() - began, "made": provenance(self.device)}
+            return pd.DataFrame([{"pairs": len(alone), **found}]), record
+
+        key = {"table": "joint", "network": network, "recipe": [reuse.RECIPE, RECIPE]}
+        table, record = self.store.table(key | {"pair": [digest(judged), digest(donor)]}, make)
+        self._note(judged, "joint transplant", record)
         return table
 
     def judge(self, network: str, patients: int | None = None) -> Verdict:

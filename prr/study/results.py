@@ -63,6 +63,10 @@ class Results:
         """`prr.shift_scale` of ACDC segmentation by ACDC auto-encoding."""
         return bn.shift_scale(*self._pair(network))
 
+    def joint(self, network: str) -> pd.DataFrame:
+        """All pairs that pass alone in `sweep`, taken at once."""
+        return self.run.joint(network)
+
     def verdict(self, network: str) -> Verdict:
         """`prr.judge`."""
         return self.run.judge(network)
@@ -87,5 +91,6 @@ def measure(run: Experiment) -> None:
     """Make the tables that no chapter before the verdict makes: verdicts, sweeps by each source, and by dose."""
     sweeps = [{"source": each} for each in list(sources.SIX.values())[1:]] + [{"dose": dose} for dose in DOSES]
     verdicts = [{}, {"patients": run.profile.few_patients}]
-    for_each = [("judge", each) for each in verdicts] + [("sweep", {"kinds": ["W"], **each}) for each in sweeps]
+    for_each = [("joint", {}), *(("judge", each) for each in verdicts)]
+    for_each += [("sweep", {"kinds": ["W"], **each}) for each in sweeps]
     together([(run, method, {"network": network, **each}) for network in TITLES for method, each in for_each])
