@@ -145,7 +145,7 @@ def forward(model: nn.Module, example: Tensor) -> None:
         raise NetworkError(f"{type(model).__name__}: expected float32 on a CPU, found {half[0]}; call model.float()")
     try:
         with torch.no_grad():
-            model(example)
+            model(example.clone() if isinstance(example, Tensor) else example)  # it may write into its input
     except Exception as error:
         found = f"of shape {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
         raise NetworkError(

@@ -120,6 +120,11 @@ def accuracy(output: Tensor, data) -> np.ndarray:
             f"accuracy: expected whole-number labels {tuple(prediction.shape)}, found {labels.dtype} "
             f"{tuple(labels.shape)}"
         )
+    if labels.min() < 0 or labels.max() >= max(output.shape[1], 2):
+        raise DataError(
+            f"accuracy: expected labels 0..{max(output.shape[1], 2) - 1}, found {labels.min()}..{labels.max()}; leave "
+            "out what is not labelled"
+        )
     if len(labels.unique()) < 2:
         raise DataError("accuracy: expected two classes or more, found one; it says nothing then")
     return by_patient(prediction == labels, data.patient)

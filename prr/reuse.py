@@ -278,7 +278,8 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = 32) -> Tensor:
     """
     device = device_of(model)
     with torch.inference_mode():
-        return torch.cat([_main(model(batch.to(device))) for batch in images.split(batch_size)])
+        # a copy, for a network may write into its input
+        return torch.cat([_main(model(batch.to(device, copy=True))) for batch in images.split(batch_size)])
 
 
 def _main(output: Tensor | Mapping | Sequence) -> Tensor:
@@ -298,6 +299,9 @@ def device_of(model: nn.Module) -> torch.device:
 def values(model: nn.Module, data: Data, score: Score, batch_size: int, after: str = "") -> np.ndarray:
     """Score per patient; refuses a score that says nothing."""
     result = np.asarray(score(predict(model, data.images, batch_size), data), dtype=float)
-    if result.ndim != 1 or np.isnan(result).all():
-        raise DataError(f"score{after}: expected one number per patient, found {result}; is there any labelled pixel?")
+    if result.shape != (units := (len(data.patient.unique()),)) or np.isnan(result).all():
+        raise DataError(
+            f"score{after}: expected one number per patient (or other unit), {units[0]} in all, found {result}; is "
+            "there any labelled pixel?"
+        )
     return result

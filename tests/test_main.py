@@ -42,7 +42,8 @@ def fails():
     raise KeyError("no weights\\nhere")
 
 def ours(output, data):
-    return (output.argmax(1) == data.masks).double().numpy()
+    right = (output.argmax(1) == data.masks).double()
+    return torch.stack([right[data.patient == unit].mean() for unit in data.patient.unique()]).numpy()
 
 def none():
     return None

@@ -364,3 +364,10 @@ def test_the_score_follows_from_the_targets(masks, score):
 def test_an_unknown_score_is_refused_with_the_known():
     with pytest.raises(OptionError, match="score='mse': expected dice, accuracy, r2 or a callable"):
         score_of("mse", SimpleNamespace(masks=torch.zeros(3)))
+
+
+@pytest.mark.parametrize("label", [-1, 3, 255])
+def test_accuracy_refuses_labels_that_no_output_stands_for(label):
+    data = SimpleNamespace(masks=torch.tensor([0, 1, label]), patient=torch.arange(3))
+    with pytest.raises(DataError, match=r"expected labels 0\.\.2, found"):
+        accuracy(torch.randn(3, 3), data)

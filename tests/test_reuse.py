@@ -572,3 +572,24 @@ def test_a_plan_that_is_no_table_and_an_empty_batch_are_refused():
     data = SimpleNamespace(images=torch.randn(2, 1, 4, 4), masks=torch.ones(2, 4, 4).long(), patient=torch.arange(2))
     with pytest.raises(OptionError, match="batch_size=0"):
         joint(model, model, data, parameter_table(model), batch_size=0)
+
+
+class WritesIntoItsInput(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.toy = Toy()
+
+    def forward(self, x):
+        return self.toy(x.mul_(2))
+
+
+def test_a_network_that_writes_into_its_input_leaves_the_data_alone(data):
+    before = data.images.clone()
+    target, source = WritesIntoItsInput().eval(), WritesIntoItsInput().eval()
+    swept = sweep(target, source, data)
+    joint(target, source, data, swept, recalibrated=True)
+    parameter_table(target, data.images)
+    assert torch.equal(data.images, before)
+    last = swept.iloc[-1]
+    alone = sweep(target, source, data, kinds=[last["kind"]], layers=[last["layer"]])  # no other scored before it
+    assert alone["score"].item() == last["score"]
