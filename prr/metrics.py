@@ -1,8 +1,9 @@
-"""Dice by patient and class, counted first and divided last; bootstrap intervals over patients."""
+"""Scores by patient, counted image by image and divided last; bootstrap intervals over patients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,53 +12,32 @@ from scipy import stats
 from torch import Tensor
 
 from prr.errors import DataError, OptionError
+from prr.samples import Data
 
-Score = Callable[..., np.ndarray]  # (network output on data.images, data) -> one value per patient
 
-
-def overlap(prediction: Tensor, mask: Tensor, patient: Tensor, classes: int = 4) -> tuple[Tensor, Tensor]:
-    """Count pixels per patient and class.
+class Counted(NamedTuple):
+    """A score made of numbers that each image gives by itself, so that outputs need not be kept.
 
     Args:
-        prediction: (n, h, w) labels.
-        mask: (n, h, w) labels.
-        patient: (n,) patient of each slice.
-        classes: number of labels, background counted.
-
-    Returns:
-        (patients,) sorted patient ids and (patients, classes, 3) counts: in both, in the prediction, in the mask.
-
-    Raises:
-        DataError: no tensors of whole numbers, shapes that do not agree, labels outside 0..classes-1.
+        name: what it is called.
+        check: (output of some images, data) refuses targets that the score can make nothing of.
+        count: (output (b, ...), targets (b, ...)) -> (b, ...) numbers of each image; no value is looked at, so a GPU
+            need not wait.
+        combine: (numbers of all images (n, ...), data) -> (patients,) in order of patient id.
     """
-    for owner, value in (("prediction", prediction), ("mask", mask), ("patient", patient)):
-        if not isinstance(value, Tensor) or value.is_floating_point():
-            found = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise DataError(f"{owner}: expected a tensor of whole numbers, found {found}")
-    if prediction.shape != mask.shape or prediction.shape[:1] != patient.shape:
-        raise DataError(
-            f"expected prediction and mask (n, h, w) and patient (n,), found {tuple(prediction.shape)}, "
-            f"{tuple(mask.shape)} and {tuple(patient.shape)}"
-        )
-    if not len(prediction):
-        raise DataError("expected at least one slice, found none")
-    ids, index = torch.unique(patient, return_inverse=True)
-    base = (index * classes).reshape(-1, *[1] * (mask.ndim - 1))
-    labels = {"prediction": prediction.long(), "mask": mask.long()}
-    for owner, label in labels.items():
-        if label.min() < 0 or label.max() >= classes:
-            found = f"{label.min().item()}..{label.max().item()}"
-            raise DataError(f"{owner}: expected labels 0..{classes - 1}, found {found}")
-    prediction, mask = labels["prediction"], labels["mask"]
-    cells = (base + mask)[prediction == mask], base + prediction, base + mask
-    counts = [torch.bincount(cell.flatten(), minlength=len(ids) * classes) for cell in cells]
-    return ids, torch.stack(counts, dim=-1).reshape(len(ids), classes, 3)
+
+    name: str
+    check: Callable[[Tensor, Data], None]
+    count: Callable[[Tensor, Tensor], Tensor]
+    combine: Callable[[Tensor, Data], np.ndarray]
+
+    def __call__(self, output: Tensor, data: Data) -> np.ndarray:
+        """(patients,) from the output (n, ...) of a network on all of `data.images`."""
+        self.check(output, data)
+        return self.combine(self.count(output, data.masks.to(output.device)), data)
 
 
-def ratio(counts: Tensor) -> np.ndarray:
-    """Dice (patients, classes) from the counts of `overlap`; NaN where the class is in neither."""
-    both, predicted, true = counts.cpu().double().unbind(-1)
-    return (2 * both / (predicted + true)).numpy()  # 0 / 0 is NaN
+Score = Counted | Callable[[Tensor, Data], np.ndarray]  # (output on data.images, data) -> one value per patient
 
 
 def dice(prediction: Tensor, mask: Tensor, patient: Tensor, classes: int = 4) -> pd.DataFrame:
@@ -74,94 +54,129 @@ def dice(prediction: Tensor, mask: Tensor, patient: Tensor, classes: int = 4) ->
         out of means; in one only it is 0.
 
     Raises:
-        DataError: shapes that do not agree, labels out of range.
+        DataError: no tensors of whole numbers, shapes that do not agree, labels out of range.
 
     Source: Dice 1945, doi:10.2307/1932409; counted as torchmetrics does.
     """
-    ids, counts = overlap(prediction, mask, patient, classes)
-    rows = pd.MultiIndex.from_product([ids.tolist(), range(classes)], names=["patient", "class"])
-    return pd.DataFrame({"dice": ratio(counts).ravel()}, index=rows).reset_index()
+    for owner, value in (("prediction", prediction), ("mask", mask), ("patient", patient)):
+        if not isinstance(value, Tensor) or value.is_floating_point():
+            found = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise DataError(f"{owner}: expected a tensor of whole numbers, found {found}")
+    if prediction.shape != mask.shape or prediction.shape[:1] != patient.shape:
+        raise DataError(
+            f"expected prediction and mask (n, h, w) and patient (n,), found {tuple(prediction.shape)}, "
+            f"{tuple(mask.shape)} and {tuple(patient.shape)}"
+        )
+    if not len(prediction):
+        raise DataError("expected at least one slice, found none")
+    check_labels("prediction", prediction, classes)
+    check_labels("mask", mask, classes)
+    values = ratio(confusion(prediction, mask, classes), patient)
+    rows = pd.MultiIndex.from_product([patient.unique().tolist(), range(classes)], names=["patient", "class"])
+    return pd.DataFrame({"dice": values.ravel()}, index=rows).reset_index()
 
 
-def foreground_dice(output: Tensor, data) -> np.ndarray:
-    """The default score: for each patient the mean Dice over the classes 1.., background left out.
-
-    Args:
-        output: (n, classes, h, w) logits of a network on `data.images`.
-        data: has `masks` (n, h, w) and `patient` (n,).
-
-    Returns:
-        (patients,) in order of patient id; NaN for a patient without foreground in prediction and mask.
-    """
-    prediction = chosen(output)
-    masks, patient = data.masks.to(prediction.device), data.patient.to(prediction.device)
-    if not masks.any():
-        raise DataError("masks: expected some labelled pixel, found background alone; Dice says nothing then")
-    _, counts = overlap(prediction, masks, patient, classes=max(output.shape[1], 2))
-    return nanmean(ratio(counts)[:, 1:])
-
-
-def accuracy(output: Tensor, data) -> np.ndarray:
-    """Share of right labels, for each patient (or other unit) over its images.
-
-    Args:
-        output: (n, classes, ...) logits; a single class counts as present above 0.
-        data: has `masks` (n, ...), whole numbers, and `patient` (n,).
-
-    Returns:
-        (patients,) in order of patient id.
+def check_labels(owner: str, labels: Tensor, classes: int) -> None:
+    """Refuse labels that are no class.
 
     Raises:
-        DataError: labels of other shape or type, or all of one class.
+        DataError: tells the range that was found.
     """
-    prediction, labels = chosen(output), data.masks.to(output.device)
-    if labels.is_floating_point() or labels.shape != prediction.shape:
+    if labels.min() < 0 or labels.max() >= classes:
         raise DataError(
-            f"accuracy: expected whole-number labels {tuple(prediction.shape)}, found {labels.dtype} "
-            f"{tuple(labels.shape)}"
+            f"{owner}: expected labels 0..{classes - 1}, found {labels.min().item()}..{labels.max().item()}"
         )
-    if labels.min() < 0 or labels.max() >= max(output.shape[1], 2):
+
+
+def confusion(prediction: Tensor, mask: Tensor, classes: int) -> Tensor:
+    """Pixels (n, classes, classes) of each image by their label in the mask and in the prediction, (n, ...) each."""
+    image = torch.arange(len(mask), device=mask.device).reshape(-1, *[1] * (mask.ndim - 1))
+    cells = ((image * classes + mask) * classes + prediction).flatten()
+    counts = cells.new_zeros(len(mask) * classes * classes)
+    return counts.scatter_add_(0, cells, torch.ones_like(cells)).reshape(-1, classes, classes)
+
+
+def ratio(counts: Tensor, patient: Tensor) -> np.ndarray:
+    """Dice (patients, classes) from the `confusion` of each image; NaN where the class is in neither."""
+    ids, index = patient.to(counts.device).unique(return_inverse=True)
+    pooled = counts.new_zeros(len(ids), *counts.shape[1:]).index_add(0, index, counts).cpu().double()
+    both, true, predicted = pooled.diagonal(dim1=1, dim2=2), pooled.sum(2), pooled.sum(1)
+    return (2 * both / (predicted + true)).numpy()  # 0 / 0 is NaN
+
+
+def _check_masks(output: Tensor, data: Data) -> None:
+    """What foreground Dice asks: label maps like the output, with some label."""
+    shape = (len(data.masks), *chosen(output).shape[1:])
+    if data.masks.is_floating_point() or data.masks.shape != shape:
         raise DataError(
-            f"accuracy: expected labels 0..{max(output.shape[1], 2) - 1}, found {labels.min()}..{labels.max()}; leave "
+            f"masks: expected a tensor of whole numbers {shape}, found {data.masks.dtype} {tuple(data.masks.shape)}"
+        )
+    check_labels("masks", data.masks, _classes(output))
+    if not data.masks.any():
+        raise DataError("masks: expected some labelled pixel, found background alone; Dice says nothing then")
+
+
+def _check_labels(output: Tensor, data: Data) -> None:
+    """What accuracy asks: labels like the output, of two classes or more."""
+    labels, shape = data.masks, (len(data.masks), *chosen(output).shape[1:])
+    if labels.is_floating_point() or labels.shape != shape:
+        raise DataError(
+            f"accuracy: expected whole-number labels {shape}, found {labels.dtype} {tuple(labels.shape)}"
+        )
+    if labels.min() < 0 or labels.max() >= _classes(output):
+        raise DataError(
+            f"accuracy: expected labels 0..{_classes(output) - 1}, found {labels.min()}..{labels.max()}; leave "
             "out what is not labelled"
         )
     if len(labels.unique()) < 2:
         raise DataError("accuracy: expected two classes or more, found one; it says nothing then")
-    return by_patient(prediction == labels, data.patient)
 
 
-def r2(output: Tensor, data) -> np.ndarray:
-    """R2 of a regression, split into one value per patient (or other unit) whose mean it is.
-
-    With one image to a patient the mean over patients is 1 - sum of squared errors / sum of squares about the mean,
-    over all outputs together (scikit-learn's variance_weighted); with more, patients weigh alike.
-
-    Args:
-        output: (n, ...) numbers.
-        data: has `masks` (n, ...), as many numbers, and `patient` (n,).
-
-    Returns:
-        (patients,) in order of patient id.
-
-    Raises:
-        DataError: another number of outputs than of targets, or targets that are all alike.
-    """
-    truth = data.masks.to(output.device).double()
-    if output.numel() != truth.numel():
+def _check_numbers(output: Tensor, data: Data) -> None:
+    """What R2 asks: a number for each target, and targets that differ."""
+    if output[0].numel() != data.masks[0].numel():
         raise DataError(
-            f"r2: expected an output {tuple(truth.shape)}, as the targets, found {tuple(output.shape)}; labels have to "
-            "be whole numbers"
+            f"r2: expected an output {tuple(data.masks.shape)}, as the targets, found "
+            f"{(len(data.masks), *output.shape[1:])}; labels have to be whole numbers"
         )
-    variance = (truth - truth.mean(0)).square().mean()
-    if variance == 0:
+    if _variance(data.masks) == 0:
         raise DataError("r2: expected targets that differ, found one value; it says nothing then")
-    return by_patient(1 - (output.double().reshape(truth.shape) - truth).square() / variance, data.patient)
 
 
+def _variance(targets: Tensor) -> float:
+    return (targets.double() - targets.double().mean(0)).square().mean().item()
+
+
+def _classes(output: Tensor) -> int:
+    return max(output.shape[1], 2)
+
+
+# Mean over the classes 1.. of each patient's Dice, the background left out; NaN without foreground in both.
+foreground_dice = Counted(
+    name="foreground_dice",
+    check=_check_masks,
+    count=lambda output, masks: confusion(chosen(output), masks, _classes(output)),
+    combine=lambda counts, data: nanmean(ratio(counts, data.patient)[:, 1:]),
+)
+# Share of right labels over each patient's images; a single class counts as present above 0.
+accuracy = Counted(
+    name="accuracy",
+    check=_check_labels,
+    count=lambda output, labels: _mean_of_each((chosen(output) == labels).double()),
+    combine=lambda right, data: by_patient(right, data.patient),
+)
+# 1 - square error / variance about the mean target, over all outputs together (scikit-learn's variance_weighted). With
+# one image to a patient it is the mean over patients that equals the usual R2; with more, patients weigh alike.
+r2 = Counted(
+    name="r2",
+    check=_check_numbers,
+    count=lambda output, truth: _mean_of_each((output.double().reshape(truth.shape) - truth.double()).square()),
+    combine=lambda error, data: by_patient(1 - error / _variance(data.masks), data.patient),
+)
 SCORES = {"dice": foreground_dice, "accuracy": accuracy, "r2": r2}
 
 
-def score_of(score: str | Score | None, data) -> Score:
+def score_of(score: str | Score | None, data: Data) -> Score:
     """A score by its name; for None the one that suits the targets.
 
     Args:
@@ -189,11 +204,15 @@ def chosen(output: Tensor) -> Tensor:
 
 
 def by_patient(values: Tensor, patient: Tensor) -> np.ndarray:
-    """Mean (patients,) of values (n, ...) over the images of each patient, in order of patient id."""
-    each = values.double().flatten(1).mean(1) if values.ndim > 1 else values.double()
-    ids, index = patient.to(each.device).unique(return_inverse=True)
-    totals = each.new_zeros(len(ids)).index_add(0, index, each)
+    """Mean (patients,) of one value (n,) per image over the images of each patient, in order of patient id."""
+    ids, index = patient.to(values.device).unique(return_inverse=True)
+    totals = values.new_zeros(len(ids)).index_add(0, index, values)
     return (totals / index.bincount()).cpu().numpy()
+
+
+def _mean_of_each(values: Tensor) -> Tensor:
+    """Mean (n,) of each image's values (n, ...)."""
+    return values.reshape(len(values), -1).mean(1)
 
 
 def nanmean(values: np.ndarray) -> np.ndarray:

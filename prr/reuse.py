@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,13 +28,15 @@ from prr.layers import (
     tensor,
     warn_of_rest,
 )
-from prr.metrics import Score, drop_interval, nanmean, score_of
+from prr.metrics import Counted, Score, drop_interval, nanmean, score_of
 from prr.samples import Data, samples
+from prr.suffix import Change, Suffixes, Whole, main, outputs_of
 
 # Goes into every stored sweep's key: raise it when a change here or in metrics.py changes what a sweep gives.
 RECIPE = 1
 # What a plan does with a parameter: take it from the source and freeze it; take it and train on; keep the model's own
 # and estimate it anew on the target's images (RM, RV); keep the model's own and train.
+KEPT = 2**28  # bytes of outputs that a sweep holds at a time, for a score that wants whole outputs
 ACTIONS = ("reuse", "fine-tune", "recalibrate", "retrain")
 
 
@@ -121,12 +125,10 @@ def sweep(
     model = copy.deepcopy(target).eval()
     if data.images.ndim == 4:
         model = model.to(memory_format=torch.channels_last)  # faster on a CPU
-    before = values(model, data, score, batch_size)
-    after = np.empty((len(rows), len(before)))
-    for row in tqdm(rows.itertuples(), "sweep", len(rows), disable=not progress, mininterval=1):
-        own = replace(model, source, row.kind, row.name)
-        after[row.Index] = values(model, data, score, batch_size, f" after {row.kind} of {row.name}")
-        tensor(model, row.kind, row.name).data.copy_(own)
+    pairs = list(rows[["kind", "name"]].itertuples(index=False, name=None))
+    changes = [(own := tensor(model, *pair), own.detach().clone().copy_(tensor(source, *pair))) for pair in pairs]
+    before, *after = scores(model, changes, data, score, batch_size, progress)
+    after = np.reshape(after, (len(rows), len(before)))
     low, high = drop_interval(before, after)
     reached = nanmean(after)
     return rows[["kind", "layer", "name"]].assign(score=reached, drop=nanmean(before) - reached, low=low, high=high)
@@ -279,16 +281,7 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = 32) -> Tensor:
     device = device_of(model)
     with torch.inference_mode():
         # a copy, for a network may write into its input
-        return torch.cat([_main(model(batch.to(device, copy=True))) for batch in images.split(batch_size)])
-
-
-def _main(output: Tensor | Mapping | Sequence) -> Tensor:
-    if isinstance(output, Mapping):
-        output = next((output[name] for name in ("out", "logits") if name in output), [*output.values(), None][0])
-    output = output[0] if isinstance(output, tuple | list) and output else output
-    if not isinstance(output, Tensor):
-        raise NetworkError(f"output: expected a tensor, or a dict or tuple of tensors, found {type(output).__name__}")
-    return output
+        return torch.cat([main(model(batch.to(device, copy=True))) for batch in images.split(batch_size)])
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -296,12 +289,75 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def values(model: nn.Module, data: Data, score: Score, batch_size: int, after: str = "") -> np.ndarray:
-    """Score per patient; refuses a score that says nothing."""
-    result = np.asarray(score(predict(model, data.images, batch_size), data), dtype=float)
+def scores(
+    model: nn.Module, changes: Sequence[Change], data: Data, score: Score, batch_size: int, progress: bool = False
+) -> np.ndarray:
+    """Score of a network by patient, first as it is, then under each change.
+
+    Outputs are counted batch by batch; those of a score that wants all of them at once are kept, for so many changes
+    at a time as `KEPT` bytes hold.
+
+    Args:
+        model: network in eval mode.
+        changes: see `prr.suffix.outputs_of`.
+
+    Returns:
+        (1 + changes, patients).
+
+    Raises:
+        DataError: data that the score can make nothing of, or a score that says nothing.
+    """
+    if not isinstance(score, Counted):
+        score = Counted("", check=lambda *_: None, count=lambda output, _: output, combine=score)
+    example = data.images[:1].to(device_of(model))
+    with torch.inference_mode():
+        output = main(model(example.clone()))
+        score.check(output, data)
+        numbers = score.count(output, data.masks[:1].to(output.device))
+    size = max(1, KEPT // (len(data.images) * numbers.numel() * numbers.element_size()))
+    found = []
+    for first in range(0, max(len(changes), 1), size):
+        outputs = outputs_of(model, changes[first : first + size], example)
+        counts = counted(outputs, data, score, batch_size, example.device, progress)
+        found += [_values(score.combine(each, data), data) for each in counts[min(first, 1) :]]
+    return np.stack(found)
+
+
+def counted(
+    outputs: Suffixes | Whole, data: Data, score: Counted, batch_size: int, device: torch.device, progress: bool
+) -> Tensor:
+    """Numbers (1 + changes, n, ...) that a score counts in each image's outputs.
+
+    On a CPU as many batches run at once as torch has threads, one thread each: they don't wait for one another as the
+    threads of one operation do.
+    """
+    batches, threads = torch.arange(len(data.images)).split(batch_size), torch.get_num_threads()
+    workers = min(threads, len(batches)) if outputs.threads and device.type == "cpu" else 1
+
+    def count(batch: Tensor) -> Tensor:
+        images, targets = data.images[batch].to(device), data.masks[batch].to(device)
+        with torch.inference_mode():
+            return torch.stack([score.count(output, targets) for output in outputs(images)])
+
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+            parts = tqdm(pool.map(count, batches), "batches", len(batches), disable=not progress, mininterval=1)
+            return torch.cat(list(parts), dim=1)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def values(model: nn.Module, data: Data, score: Score, batch_size: int) -> np.ndarray:
+    """Score per patient of a network in eval mode; see `scores`."""
+    return scores(model, [], data, score, batch_size)[0]
+
+
+def _values(result: Any, data: Data) -> np.ndarray:
+    """Refuses a score that says nothing."""
+    result = np.asarray(result, dtype=float)
     if result.shape != (units := (len(data.patient.unique()),)) or np.isnan(result).all():
         raise DataError(
-            f"score{after}: expected one number per patient (or other unit), {units[0]} in all, found {result}; is "
+            f"score: expected one number per patient (or other unit), {units[0]} in all, found {result}; is "
             "there any labelled pixel?"
         )
     return result

@@ -1,0 +1,276 @@
+"""Run a network under many changes of one tensor each: what comes before a change is kept, the rest runs again.
+
+`outputs_of` gives a pass over a batch of images. Where torch.fx can trace the network, the pass runs it once and then,
+for each change, the changed module and its suffix: all that depends on it. Else it runs the whole network each time.
+Both do the same operations on the same numbers, so on a CPU their outputs are equal bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate, map_arg
+
+from prr.errors import NetworkError
+from prr.layers import named_tensors
+
+Change = tuple[Tensor, Tensor]  # a tensor of the network, and the values that are tried in its place
+
+
+class UntraceableError(Exception):
+    """torch.fx does not see all that this network does."""
+
+
+def outputs_of(model: nn.Module, changes: Sequence[Change], example: Tensor) -> Suffixes | Whole:
+    """The fastest pass that is right for a network.
+
+    Args:
+        model: network in eval mode; not changed, and not to be changed while the pass is in use.
+        changes: what is tried, one at a time; all other tensors stay as they are.
+        example: (b, ...), an image or a few to try the pass on.
+
+    Returns:
+        A function of images (b, ...) that yields the network's output, then the output under each change.
+    """
+    try:
+        return Suffixes(model, changes, example)
+    except UntraceableError:
+        return Whole(model, changes)
+
+
+class Whole:
+    """Runs the whole network for every change."""
+
+    threads = False  # a network may keep something on itself between two of its lines
+
+    def __init__(self, model: nn.Module, changes: Sequence[Change]):
+        self.variants = [model, *(changed(model, *change) for change in changes)]
+
+    def __call__(self, images: Tensor) -> Iterator[Tensor]:
+        for variant in self.variants:
+            yield main(variant(images.clone()))  # a network may write into its input
+
+
+class Part(NamedTuple):
+    """Some nodes of a network's graph as a module of their own."""
+
+    module: fx.GraphModule
+    inputs: list[fx.Node]  # what comes from outside, in order of its arguments
+
+
+class Run(NamedTuple):
+    """One change: what the changed node gives, and what depends on it. Without a node, the whole changed network."""
+
+    value: nn.Module | Tensor
+    node: fx.Node | None = None
+    suffix: Part | None = None
+
+
+class Suffixes:
+    """Runs the network once, then for each change the changed module and what depends on it.
+
+    A tensor that is used in several places is changed in the whole network. What suffixes read is kept for one batch.
+
+    Raises:
+        UntraceableError: a network that torch.fx can't trace, that writes into views, or that differs when cut.
+    """
+
+    threads = True
+
+    def __init__(self, model: nn.Module, changes: Sequence[Change], example: Tensor):
+        self.graph = Graph(model, example)
+        suffixes: dict[fx.Node, Part] = {}
+        self.runs = []
+        for own, new in changes:
+            node = self.graph.user(own)
+            if node is None:
+                self.runs.append(Run(changed(model, own, new)))
+                continue
+            if node not in suffixes:
+                suffixes[node] = self.graph.suffix(node)
+            value = self.graph.own(node)
+            value = changed(value, own, new) if isinstance(value, nn.Module) else new
+            self.runs.append(Run(value, node, suffixes[node]))
+        read = [each for node, part in suffixes.items() for each in (*node.all_input_nodes, *part.inputs[1:])]
+        self.kept = list(dict.fromkeys([self.graph.result, *read]))
+        self.prefix = self.graph.part(self.graph.nodes, self.kept, [self.graph.images])
+        self._try(model, suffixes, example)
+
+    def __call__(self, images: Tensor) -> Iterator[Tensor]:
+        kept = self._kept(images)
+        yield main(kept[self.graph.result])
+        for run in self.runs:
+            yield main(run.value(images.clone()) if run.node is None else _finished(*run, kept))
+
+    def _kept(self, images: Tensor) -> dict[fx.Node, Any]:
+        return dict(zip(self.kept, self.prefix.module(images), strict=True))
+
+    def _try(self, model: nn.Module, suffixes: dict[fx.Node, Part], example: Tensor) -> None:
+        """Each suffix has to give the network's own output from what the network itself has there."""
+        with torch.inference_mode():
+            expected, kept = main(model(example.clone())), self._kept(example)
+            for node, part in suffixes.items():
+                found = main(_finished(self.graph.own(node), node, part, kept))
+                if not torch.allclose(found, expected, rtol=1e-4, atol=1e-5, equal_nan=True):
+                    raise UntraceableError(f"{node.target}: another output")
+
+
+def _finished(value: nn.Module | Tensor, node: fx.Node, suffix: Part, kept: dict[fx.Node, Any]) -> Any:
+    """The network's output when a node gives something else."""
+    if isinstance(value, nn.Module):
+        value = value(*map_arg(node.args, kept.__getitem__), **map_arg(node.kwargs, kept.__getitem__))
+    (output,) = suffix.module(value, *(kept[each] for each in suffix.inputs[1:]))
+    return output
+
+
+class Tracer(fx.Tracer):
+    """Cuts a network at torch's own modules; a buffer is seen where it is used, as a parameter is."""
+
+    proxy_buffer_attributes = True
+
+
+class Graph:
+    """What a network does to an image, step by step.
+
+    Raises:
+        UntraceableError: see `Suffixes`.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor):
+        self.root = nn.Sequential(model)  # takes the images alone, whatever else the network could be given
+        try:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")
+                graph = Tracer().trace(self.root)
+                writes = Writes(fx.GraphModule(self.root, graph))
+                writes.run(example.clone())
+        except Exception as error:  # a network's own code may raise anything when it is given no tensor
+            raise UntraceableError(str(error)) from error
+        self.written = writes.written
+        self.nodes = [node for node in graph.nodes if node.op not in ("placeholder", "output")]
+        self.images = next(node for node in graph.nodes if node.op == "placeholder")
+        self.result = chosen_output(next(node for node in graph.nodes if node.op == "output").args[0])
+        self.tensors = named_tensors(self.root)
+        constants = [node for node in self.nodes if node.op == "get_attr" and node.target not in self.tensors]
+        if not isinstance(self.result, fx.Node) or constants:
+            raise UntraceableError(f"no single output, or constants that may hide a parameter: {constants}")
+        self.users: dict[int, list[fx.Node]] = {}
+        for node in self.nodes:
+            for value in self.held(node):
+                self.users.setdefault(id(value), []).append(node)
+
+    def held(self, node: fx.Node) -> Collection[Tensor]:
+        """The network's tensors that a node uses."""
+        if node.op == "get_attr":
+            return [self.tensors[node.target]]
+        return named_tensors(self.root.get_submodule(node.target)).values() if node.op == "call_module" else []
+
+    def own(self, node: fx.Node) -> nn.Module | Tensor:
+        """The module or the tensor that a node stands for."""
+        return self.root.get_submodule(node.target) if node.op == "call_module" else self.tensors[node.target]
+
+    def user(self, value: Tensor) -> fx.Node | None:
+        """The one node that uses a tensor; None if there are several, or if it is no simple one."""
+        nodes = self.users.get(id(value), [])
+        return nodes[0] if len(nodes) == 1 and nodes[0] not in self.written else None
+
+    def suffix(self, node: fx.Node) -> Part:
+        """From what a node gives to the network's result."""
+        after = {node}
+        for each in self.nodes:
+            if not after.isdisjoint(each.all_input_nodes):
+                after.add(each)
+        return self.part([each for each in self.nodes if each in after - {node}], [self.result], [node])
+
+    def part(self, nodes: Sequence[fx.Node], results: Sequence[fx.Node], given: Sequence[fx.Node]) -> Part:
+        """A module that takes `given`, and whatever else its nodes need, to the results; it changes neither."""
+        inside = set(nodes)
+        needed = [each for node in nodes for each in node.all_input_nodes] + list(results)
+        inputs = list(dict.fromkeys([*given, *(each for each in needed if each not in inside)]))
+        graph = fx.Graph()
+        made = {each: graph.placeholder(f"input_{place}") for place, each in enumerate(inputs)}
+        for node in nodes:
+            values = dict(made)
+            if (written := self.written.get(node)) in inputs or written in results:
+                values[written] = graph.call_method("clone", (made[written],))
+            made[node] = graph.node_copy(node, values.__getitem__)
+        graph.output(tuple(made[each] for each in results))
+        return Part(fx.GraphModule(self.root, graph), inputs)
+
+
+class Writes(fx.Interpreter):
+    """Runs a graph and finds the nodes that write into their input; what comes later reads what they return.
+
+    Raises:
+        UntraceableError: a node writes into a part of another value.
+    """
+
+    def __init__(self, module: fx.GraphModule):
+        super().__init__(module, garbage_collect_values=False)
+        self.written: dict[fx.Node, fx.Node] = {}  # node -> the node whose value it writes into
+        self.same: dict[fx.Node, fx.Node] = {}  # node -> the node whose value it hands on, as dropout does
+
+    def run_node(self, node: fx.Node) -> Any:
+        inputs = {each: self.env[each] for each in node.all_input_nodes if isinstance(self.env[each], Tensor)}
+        versions = [value._version for value in inputs.values()]
+        result = super().run_node(node)
+        for (each, value), version in zip(inputs.items(), versions, strict=True):
+            first = self.same.get(each, each)
+            if value._version != version:
+                others = self.env.keys() - {first, *self.same, *self.written.values()}
+                if value is not result or any(_place(value) in _places(self.env[other]) for other in others):
+                    raise UntraceableError(f"{node}: writes into a view")
+                self.written[node] = first
+            elif value is result:
+                self.same[node] = first
+        return result
+
+    def run(self, *inputs: Tensor) -> Any:
+        output = super().run(*inputs)
+        order = {node: place for place, node in enumerate(self.graph.nodes)}
+        for node, first in self.same.items():
+            node.replace_all_uses_with(first)
+        for node, written in self.written.items():
+            for user in [user for user in written.users if order[user] > order[node]]:
+                user.replace_input_with(written, node)
+        return output
+
+
+def _place(value: Tensor) -> int:
+    return value.untyped_storage().data_ptr()
+
+
+def _places(value: Any) -> Collection[int]:
+    """Where the tensors in a value lie."""
+    found = set()
+    map_aggregate(value, lambda each: found.add(_place(each)) if isinstance(each, Tensor) else None)
+    return found
+
+
+def changed(module: nn.Module, own: Tensor, new: Tensor) -> nn.Module:
+    """A copy of a module with one tensor replaced, wherever it stands; all others are shared, not copied."""
+    shared = {id(value): value for value in named_tensors(module).values()}
+    return copy.deepcopy(module, shared | {id(own): new})
+
+
+def chosen_output(output: Any) -> Any:
+    """Of several outputs the one called "out" or "logits", else the first."""
+    if isinstance(output, Mapping):
+        output = next((output[name] for name in ("out", "logits") if name in output), [*output.values(), None][0])
+    return output[0] if isinstance(output, tuple | list) and output else output
+
+
+def main(output: Any) -> Tensor:
+    """The output that counts, see `chosen_output`.
+
+    Raises:
+        NetworkError: it is no tensor.
+    """
+    if not isinstance(output := chosen_output(output), Tensor):
+        raise NetworkError(f"output: expected a tensor, or a dict or tuple of tensors, found {type(output).__name__}")
+    return output
