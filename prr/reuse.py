@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import math
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -331,20 +333,24 @@ def counted(
     On a CPU as many batches run at once as torch has threads, one thread each: they don't wait for one another as the
     threads of one operation do.
     """
-    batches, threads = torch.arange(len(data.images)).split(batch_size), torch.get_num_threads()
-    workers = min(threads, len(batches)) if outputs.threads and device.type == "cpu" else 1
+    count, threads = len(data.images), torch.get_num_threads()
+    batches = math.ceil(count / batch_size)
+    workers = min(threads, batches) if outputs.threads and device.type == "cpu" else 1
+    batches = min(math.ceil(batches / workers) * workers, count)  # as much for each worker
 
-    def count(batch: Tensor) -> Tensor:
+    def numbers(batch: Tensor) -> Tensor:
         images, targets = data.images[batch].to(device), data.masks[batch].to(device)
         with torch.inference_mode():
             return torch.stack([score.count(output, targets) for output in outputs(images)])
 
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
-            parts = tqdm(pool.map(count, batches), "batches", len(batches), disable=not progress, mininterval=1)
-            return torch.cat(list(parts), dim=1)
-    finally:
-        torch.set_num_threads(threads)
+    with contextlib.ExitStack() as stack:
+        run = map
+        if workers > 1:
+            stack.callback(torch.set_num_threads, threads)
+            each = (threads // workers,)
+            run = stack.enter_context(ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=each)).map
+        parts = run(numbers, torch.arange(count).tensor_split(batches))
+        return torch.cat(list(tqdm(parts, "batches", batches, disable=not progress, mininterval=1)), dim=1)
 
 
 def values(model: nn.Module, data: Data, score: Score, batch_size: int) -> np.ndarray:
