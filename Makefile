@@ -20,10 +20,11 @@ help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo
 	@echo 'make book PROFILE=smoke|quick|paper  CHAPTERS="03 04"  DRY_RUN=1  DEVICE=auto|cpu|cuda|mps  SET="name=value ..."'
+	@echo 'JOBS=4 makes so many results at a time, SCHEDULER=tcp://host:8786 makes them on a dask cluster'
 	@echo 'PYTHON=python3.12 names the interpreter that makes .venv'
 
 book: .venv/.book ## execute the chapters and build the book at build/<profile>/html/index.html
-	$(BIN)/python -m prr book --profile "$(PROFILE)" $(CHAPTERS:%=--chapters %) $(if $(DEVICE),--device "$(DEVICE)") \
+	$(JOBS:%=PRR_JOBS=%) $(SCHEDULER:%=PRR_SCHEDULER=%) $(BIN)/python -m prr book --profile "$(PROFILE)" $(CHAPTERS:%=--chapters %) $(if $(DEVICE),--device "$(DEVICE)") \
 		$(SET:%=--set "%") $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
 
 test: .venv/.tests lint ## everything: lint, unit tests, every chapter under nbval, a book build with -W

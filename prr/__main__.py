@@ -99,6 +99,24 @@ def book(
         builder.build(profile, chapters=numbers, parameters=parameters, out=out)
 
 
+@main.command()
+@click.option("--profile", default="quick", show_default=True, help="The scale: smoke, quick or paper.")
+@click.option("--chapters", multiple=True, metavar="NN", help='Only what these show: "03 04", or the option twice.')
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the chapters.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes at a time on this machine.  [default: one a core]")
+@click.option("--scheduler", metavar="ADDRESS", help="Of a dask cluster that shares the store: tcp://host:8786.")
+def study(
+    profile: str, chapters: tuple[str, ...], settings: tuple[str, ...], jobs: int | None, scheduler: str | None
+) -> None:
+    """Make all networks and tables that the chapters show, here or on a cluster; the book then only reads them."""
+    from prr.study import Experiment
+    from prr.study.plan import prepare
+
+    os.environ |= {"PRR_JOBS": str(jobs)} if jobs else {}
+    os.environ |= {"PRR_SCHEDULER": scheduler} if scheduler else {}
+    prepare(Experiment(profile, **_values(settings)), *" ".join(chapters).replace(",", " ").split())
+
+
 @main.group(invoke_without_command=True)
 @click.pass_context
 def data(ctx: click.Context) -> None:

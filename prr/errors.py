@@ -23,3 +23,7 @@ class MissingError(PrrError):
 
 class BookError(PrrError):
     """A chapter failed, or the book could not be built."""
+
+
+class JobError(PrrError):
+    """A process that made a result was killed."""

@@ -1,38 +1,55 @@
-"""Many results at once: each job in a process of its own, which leaves its result in the store."""
+"""Many results at once: each job in a process of its own, here or on a cluster, leaves its result in the store."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from joblib import Parallel, cpu_count, delayed
+from joblib import Parallel, cpu_count, delayed, parallel_config
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
-from prr.errors import MissingError, OptionError
+from prr.errors import JobError, MissingError, OptionError
 
 if TYPE_CHECKING:
     from prr.study.experiment import Experiment
 
 Call = tuple["Experiment", str, dict[str, Any]]  # an experiment, the name of a method, its arguments
+FOLDERS = ("PRR_ACDC", "PRR_T1", "PRR_RVSC")  # a job reads the data that its caller reads, wherever it runs
 
 
 def together(calls: Sequence[Call]) -> None:
     """Make several results in parallel processes; the same calls find them in the store afterwards.
 
+    Processes of this machine, or workers of the dask cluster whose scheduler `PRR_SCHEDULER` names. The number of
+    workers changes no result: a CPU job always takes the profile's number of threads.
+
     Args:
         calls: (experiment, name of a method, its arguments). What is in the store already is not made again.
 
     Raises:
-        OptionError: `PRR_JOBS` is no whole number above 0.
+        OptionError: `PRR_JOBS` is no whole number above 0, or the cluster is not there or not usable.
+        JobError: a process was killed; what the others had finished is in the store.
     """
     todo = [call for call in calls if lacks(*call)]
     if not todo:
         return
-    jobs = [delayed(make)(type(run), run.settings, method, arguments) for run, method, arguments in todo]
-    done = Parallel(min(workers(todo[0][0]), len(jobs)), return_as="generator_unordered")(jobs)
-    for _ in tqdm(done, "jobs", len(jobs)):
-        pass
+    folders = {name: os.environ.get(name) for name in FOLDERS}
+    jobs = [delayed(make)(type(run), run.settings, method, arguments, folders) for run, method, arguments in todo]
+    scheduler = os.environ.get("PRR_SCHEDULER")
+    with cluster(scheduler) if scheduler else contextlib.nullcontext():
+        count = -1 if scheduler else min(workers(todo[0][0]), len(jobs))
+        try:
+            done = Parallel(count, return_as="generator_unordered", batch_size=1)(jobs)
+            for _ in tqdm(done, "jobs", len(jobs)):
+                pass
+        except TerminatedWorkerError as error:
+            raise JobError(
+                "a job was killed, most often for want of memory; what is finished is kept: run it again, with fewer "
+                "jobs at once (PRR_JOBS=1)"
+            ) from error
 
 
 def lacks(run: Experiment, method: str, arguments: dict[str, Any]) -> bool:
@@ -44,9 +61,41 @@ def lacks(run: Experiment, method: str, arguments: dict[str, Any]) -> bool:
     return False
 
 
-def make(kind: type[Experiment], settings: dict[str, Any], method: str, arguments: dict[str, Any]) -> None:
+def make(
+    kind: type[Experiment], settings: dict[str, Any], method: str, arguments: dict[str, Any],
+    folders: dict[str, str | None],
+) -> None:  # fmt: skip
     """One job: the result is left in the store."""
+    for name, folder in folders.items():
+        os.environ.pop(name, None)
+        os.environ.update({name: folder} if folder else {})
     getattr(kind(**settings, progress=False), method)(**arguments)
+
+
+@contextlib.contextmanager
+def cluster(scheduler: str) -> Iterator[None]:
+    """Send what joblib runs to a dask cluster.
+
+    Raises:
+        OptionError: dask is not installed, nobody answers, or a worker would run two jobs in one process, which draw
+            from one random generator.
+    """
+    try:
+        from distributed import Client
+    except ModuleNotFoundError as error:
+        raise OptionError(f"PRR_SCHEDULER={scheduler}: expected dask; install pr-rmse[cluster]") from error
+    try:
+        client = Client(scheduler, timeout=30, set_as_default=True)
+    except (OSError, ValueError) as error:
+        raise OptionError(
+            f"PRR_SCHEDULER={scheduler}: expected a dask scheduler such as tcp://host:8786, found: {error}"
+        ) from error
+    with client, parallel_config("dask"):
+        client.wait_for_workers(1, timeout=300)
+        told = client.scheduler_info(n_workers=-1)["workers"]
+        if many := [address for address, worker in told.items() if worker["nthreads"] > 1]:
+            raise OptionError(f"workers {', '.join(many)}: expected one thread each; start them with --nthreads 1")
+        yield
 
 
 def workers(run: Experiment) -> int:

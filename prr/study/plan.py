@@ -8,10 +8,11 @@ from typing import Any
 import pandas as pd
 
 from prr.errors import OptionError
-from prr.study import training, transfer
+from prr.study import examples, training, transfer
 from prr.study.experiment import READERS, Experiment
-from prr.study.jobs import together
+from prr.study.jobs import Call, together
 from prr.study.models import NETWORKS, initial
+from prr.study.results import measurements
 
 Job = tuple[Experiment, dict[str, Any]]  # an experiment, and arguments of its `model`
 
@@ -26,6 +27,7 @@ CHAPTERS = {
     "07": (),  # reads what the others have made
     "10": (),  # networks of `examples`
 }
+SWEPT = ("03", "04")  # chapters that sweep each of these: all of it, or layer 1 under a normalisation of its own
 
 
 def networks(run: Experiment, number: str) -> Iterator[Job]:
@@ -66,16 +68,34 @@ def distinct(run: Experiment, numbers: Sequence[str]) -> list[Job]:
 
 
 def prepare(run: Experiment, *numbers: str) -> None:
-    """Train what some chapters need and the store does not have yet, several networks at a time.
+    """Make what some chapters show and the store does not have yet, several results at a time.
 
     Args:
         run: the chapter's experiment.
-        numbers: of chapters, such as "03".
+        numbers: of chapters, such as "03"; none means all: the whole study.
 
     Raises:
         OptionError: an unknown chapter.
     """
-    together([(other, "model", arguments) for other, arguments in distinct(run, numbers)])
+    for wave in waves(run, *numbers):
+        together(wave)
+
+
+def waves(run: Experiment, *numbers: str) -> list[list[Call]]:
+    """The results that some chapters show: networks, then their sweeps, then what rests on networks and sweeps."""
+    trained = [(other, "model", arguments) for other, arguments in distinct(run, numbers)]
+    numbers = [number.zfill(2) for number in numbers] or list(CHAPTERS)
+    swept = dict.fromkeys(pair for number in SWEPT if number in numbers for pair in CHAPTERS[number])
+    sweeps = [
+        (run, "sweep", {"network": network})
+        if normalisation is None
+        else (run.variant(normalisation=normalisation), "sweep", {"network": network, "layers": [1]})
+        for network, normalisation in swept
+    ]
+    by_source, verdicts = measurements(run) if "07" in numbers else ([], [])
+    rows = transfer.calls(run) if "06" in numbers else []
+    own = [(run, "example", {"name": name}) for name in examples.NETWORKS] if "10" in numbers else []
+    return [trained + own, sweeps + by_source, verdicts + rows]
 
 
 def lacking(run: Experiment, *numbers: str) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from prr.distance import rmse
 from prr.layers import parameter_table
 from prr.study import sources
 from prr.study.experiment import Experiment
-from prr.study.jobs import together
+from prr.study.jobs import Call, together
 from prr.study.models import TITLES, branches, pspnet
 from prr.verdict import Verdict
 
@@ -89,8 +89,15 @@ class Results:
 
 def measure(run: Experiment) -> None:
     """Make the tables that no chapter before the verdict makes: verdicts, sweeps by each source, and by dose."""
-    sweeps = [{"source": each} for each in list(sources.SIX.values())[1:]] + [{"dose": dose} for dose in DOSES]
+    for wave in measurements(run):
+        together(wave)
+
+
+def measurements(run: Experiment) -> tuple[list[Call], list[Call]]:
+    """The sweeps, and the verdicts, one of which rests on them."""
+    options = [{"source": each} for each in list(sources.SIX.values())[1:]] + [{"dose": dose} for dose in DOSES]
+    sweeps = [{"network": network, "kinds": ["W"], **each} for network in TITLES for each in options]
     verdicts = [{}, {"patients": run.profile.few_patients}]
-    for_each = [("joint", {}), *(("judge", each) for each in verdicts)]
-    for_each += [("sweep", {"kinds": ["W"], **each}) for each in sweeps]
-    together([(run, method, {"network": network, **each}) for network in TITLES for method, each in for_each])
+    judged = [(run, "judge", {"network": network, **each}) for network in TITLES for each in verdicts]
+    joint = [(run, "joint", {"network": network}) for network in TITLES]
+    return [(run, "sweep", each) for each in sweeps], judged + joint

@@ -21,7 +21,7 @@ from prr.figures import Words
 from prr.layers import parameter_table
 from prr.metrics import dice
 from prr.study import paper, training
-from prr.study.jobs import together
+from prr.study.jobs import Call, together
 from prr.study.models import TITLES, derived, initial
 from prr.study.store import Key, digest, provenance
 from prr.verdict import REUSABLE, layer_verdicts
@@ -175,12 +175,16 @@ def table(run: Experiment) -> pd.DataFrame:
     Returns:
         DataFrame[network, parameters, patients, row, label, source, frozen, seed, class, dice], see `run_row`.
     """
+    if run.store.make:
+        together(calls(run))
+    return pd.concat([run_row(run, **arguments) for _, _, arguments in calls(run)], ignore_index=True)
+
+
+def calls(run: Experiment) -> list[Call]:
+    """One for each run of the experiment."""
     every = itertools.product(combinations(run), sizes(run), run.seeds, ROWS)
     names = ("network", "parameters", "patients", "seed", "row")
-    calls = [dict(zip(names, (*pair, *rest), strict=True)) for pair, *rest in every]
-    if run.store.make:
-        together([(run, "transfer_row", call) for call in calls])
-    return pd.concat([run_row(run, **call) for call in calls], ignore_index=True)
+    return [(run, "transfer_row", dict(zip(names, (*pair, *rest), strict=True))) for pair, *rest in every]
 
 
 def run_row(
