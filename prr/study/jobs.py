@@ -37,7 +37,7 @@ def together(calls: Sequence[Call]) -> None:
     if not todo:
         return
     folders = {name: os.environ.get(name) for name in FOLDERS}
-    jobs = [delayed(make)(type(run), run.settings, method, arguments, folders) for run, method, arguments in todo]
+    jobs = [delayed(make)(run.settings, method, arguments, folders) for run, method, arguments in todo]
     scheduler = os.environ.get("PRR_SCHEDULER")
     with cluster(scheduler) if scheduler else contextlib.nullcontext():
         count = -1 if scheduler else min(workers(todo[0][0]), len(jobs))
@@ -62,14 +62,15 @@ def lacks(run: Experiment, method: str, arguments: dict[str, Any]) -> bool:
 
 
 def make(
-    kind: type[Experiment], settings: dict[str, Any], method: str, arguments: dict[str, Any],
-    folders: dict[str, str | None],
-) -> None:  # fmt: skip
+    settings: dict[str, Any], method: str, arguments: dict[str, Any], folders: dict[str, str | None]
+) -> None:
     """One job: the result is left in the store."""
+    from prr.study.experiment import Experiment
+
     for name, folder in folders.items():
         os.environ.pop(name, None)
         os.environ.update({name: folder} if folder else {})
-    getattr(kind(**settings, progress=False), method)(**arguments)
+    getattr(Experiment(**settings, progress=False), method)(**arguments)
 
 
 @contextlib.contextmanager
