@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "prr"
 FLOORS = [
     ["errors"],
     ["layers", "samples", "page"],
-    ["checkpoints", "metrics", "distance", "bn"],
+    ["checkpoints", "metrics", "distance", "bn", "suffix"],
     ["alignment", "predictors", "reuse"],
     ["verdict"],
     ["figures"],

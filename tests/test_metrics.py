@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from sklearn.metrics import r2_score
+from sklearn.metrics import confusion_matrix, r2_score
 from torch.nn import functional
 from torchmetrics.functional.classification import binary_accuracy, multiclass_accuracy
 from torchmetrics.functional.segmentation import dice_score
@@ -19,13 +19,15 @@ from prr.metrics import (
     SCORES,
     accuracy,
     by_patient,
+    check_labels,
     chosen,
+    confusion,
     dice,
     drop_interval,
     foreground_dice,
     nanmean,
-    overlap,
     r2,
+    ratio,
     score_of,
 )
 
@@ -104,13 +106,57 @@ def test_masks_may_be_bytes():
 
 @few
 @given(cases)
-def test_counts_add_up_to_the_pixels_of_each_patient(case):
+def test_counts_of_each_image_are_scikit_learns_confusion_matrix(case):
+    prediction, mask, _ = case
+    counts = confusion(prediction, mask.byte(), 4)
+    expected = [
+        confusion_matrix(*(labels[image].flatten().numpy() for labels in (mask, prediction)), labels=range(4))
+        for image in range(len(mask))
+    ]
+    assert counts.tolist() == np.stack(expected).tolist()
+
+
+@few
+@given(cases)
+def test_counts_add_up_to_the_pixels_of_each_image(case):
+    prediction, mask, _ = case
+    counts = confusion(prediction, mask, 4)
+    assert (counts.sum((1, 2)) == mask[0].numel()).all()
+    for label in range(4):
+        assert counts.sum(2)[:, label].tolist() == (mask == label).sum((1, 2)).tolist()
+        assert counts.sum(1)[:, label].tolist() == (prediction == label).sum((1, 2)).tolist()
+    assert counts.diagonal(dim1=1, dim2=2).sum() == (prediction == mask).sum()
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 4), (5, 2, 3), (5, 2, 3, 2)])
+def test_images_of_any_dimension_are_counted(shape):
+    labels = torch.randint(3, (2, *shape), generator=torch.Generator().manual_seed(0))
+    counts = confusion(*labels, 3)
+    for image, found in enumerate(counts):
+        prediction, mask = labels[:, image].reshape(2, -1)
+        assert found.tolist() == confusion_matrix(mask, prediction, labels=range(3)).tolist()
+
+
+def test_more_pixels_of_a_kind_than_a_byte_holds_are_counted():
+    mask = torch.zeros(2, 20, 20, dtype=torch.uint8)
+    assert confusion(mask.long(), mask, 2).tolist() == [[[400, 0], [0, 0]]] * 2
+
+
+@few
+@given(cases)
+def test_the_ratio_of_counts_is_the_dice_of_each_patient_and_class(case):
     prediction, mask, patient = case
-    ids, counts = overlap(prediction, mask, patient)
-    pixels = torch.stack([(patient == one).sum() for one in ids]) * mask[0].numel()
-    assert torch.equal(counts[..., 1].sum(1), pixels)
-    assert torch.equal(counts[..., 2].sum(1), pixels)
-    assert counts[..., 0].sum() == (prediction == mask).sum()
+    values = ratio(confusion(prediction, mask, 4), patient)
+    assert values.shape == (len(patient.unique()), 4)
+    np.testing.assert_array_equal(values.ravel(), dice(prediction, mask, patient)["dice"])
+
+
+@pytest.mark.parametrize("label", [-1, 3, 255])
+def test_labels_that_are_no_class_are_refused_by_owner_and_range(label):
+    check_labels("masks", torch.tensor([0, 2]), 3)
+    low, high = min(label, 0), max(label, 2)
+    with pytest.raises(DataError, match=rf"^masks: expected labels 0\.\.2, found {low}\.\.{high}$"):
+        check_labels("masks", torch.tensor([0, 2, label]), 3)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +289,6 @@ def test_accuracy_is_torchmetrics_accuracy_of_each_unit(seed, shape, classes):
     [
         (torch.tensor([0.0, 1.0]), "whole-number labels"),
         (torch.tensor([[0], [1]]), r"expected whole-number labels \(2,\), found torch\.int64 \(2, 1\)"),
-        (torch.tensor([0, 1, 1]), r"\(3,\)"),
         (torch.tensor([1, 1]), "two classes"),
     ],
 )
@@ -334,14 +379,41 @@ def test_masks_of_background_alone_are_refused():
 
 
 @few
-@given(seeds, shapes)
-def test_values_are_averaged_by_image_first_and_by_patient_then(seed, shape):
-    output, data = drawn(seed, shape)
-    values = output[:, 0]
-    images = pd.Series(values.reshape(shape[0], -1).double().mean(1))
-    expected = images.groupby(data.patient.numpy()).mean()  # in order of patient id
+@given(seeds, st.integers(2, 9))
+def test_values_are_averaged_by_patient_in_order_of_their_id(seed, images):
+    output, data = drawn(seed, (images,))
+    values = output[:, 0].double()
+    expected = pd.Series(values.numpy()).groupby(data.patient.numpy()).mean()  # in order of patient id
     np.testing.assert_allclose(by_patient(values, data.patient), expected, atol=1e-12)
-    np.testing.assert_allclose(by_patient(values > 0, data.patient), by_patient((values > 0) * 1.0, data.patient))
+
+
+@few
+@given(seeds, st.sampled_from([(9,), (5, 3), (4, 2, 3)]))
+def test_accuracy_is_averaged_by_image_first_and_by_patient_then(seed, shape):
+    output, data = drawn(seed, shape)
+    right = (output.argmax(1) == data.masks).reshape(shape[0], -1).double().mean(1)
+    expected = pd.Series(right).groupby(data.patient.numpy()).mean()
+    np.testing.assert_allclose(accuracy(output, data), expected, atol=1e-12)
+
+
+@few
+@given(seeds, st.sampled_from([(7,), (7, 3), (7, 2, 3)]), st.integers(1, 4), st.sampled_from(sorted(SCORES)))
+def test_counts_of_batches_put_together_give_the_score_of_the_whole(seed, shape, size, name):
+    output, data = drawn(seed, shape)
+    if name == "r2":
+        output, data.masks = output[:, 0], data.masks * 1.5
+    score = SCORES[name]
+    assume(data.masks.any())
+    score.check(output[:1], data)  # one image's output is enough
+    parts = [score.count(*batch) for batch in zip(output.split(size), data.masks.split(size), strict=True)]
+    assert [len(part) for part in parts] == [len(batch) for batch in output.split(size)]
+    np.testing.assert_array_equal(score.combine(torch.cat(parts), data), score(output, data))
+
+
+@pytest.mark.parametrize(("name", "score"), SCORES.items())
+def test_a_score_has_a_name_and_can_be_asked_for(name, score):
+    assert score.name in (name, f"foreground_{name}")
+    assert score_of(name, SimpleNamespace(masks=torch.zeros(3))) is score
 
 
 @pytest.mark.parametrize(

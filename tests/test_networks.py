@@ -18,6 +18,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 import prr
 from prr.layers import full_name, named_tensors, tensor
 from prr.reuse import predict
+from prr.suffix import Suffixes, Whole, outputs_of
 
 NETWORKS = {
     "resnet18": (tv.resnet18, 32),
@@ -47,6 +48,7 @@ NETWORKS = {
         (1, 8, 8, 8),
     ),
 }
+UNTRACEABLE = {"smp PSPNet"}
 FAMILIES = {
     _ConvNd: {"weight": "W", "bias": "B"},
     _BatchNorm: {"running_mean": "RM", "running_var": "RV", "weight": "RW", "bias": "RB"},
@@ -130,6 +132,23 @@ def test_a_row_of_a_sweep_is_the_score_after_that_transplant(case):
     scored = level(predict(model, data[0]), None).mean()
     np.testing.assert_allclose(row["score"], scored, rtol=1e-5)
     assert row["drop"] != 0
+
+
+def test_what_depends_on_a_change_gives_what_the_whole_network_gives(case, request):
+    target, source, (images, _) = case
+    live = prr.parameter_table(target, images).query("live")
+    pairs = list(live[["kind", "name"]].iloc[::10].itertuples(index=False, name=None))
+    changes = [(tensor(target, *pair), tensor(source, *pair).detach().clone()) for pair in pairs]
+    before = state(target)
+    outputs = outputs_of(target, changes, images[:1])
+    traceable = request.node.callspec.params["case"] not in UNTRACEABLE
+    assert isinstance(outputs, Suffixes if traceable else Whole)
+    with torch.inference_mode():
+        found, expected = list(outputs(images)), list(Whole(target, changes)(images))
+    assert len(found) == len(expected) == 1 + len(pairs)
+    assert all(map(torch.equal, found, expected))
+    assert any(not torch.equal(each, expected[0]) for each in expected[1:])
+    assert state(target) == before
 
 
 def test_all_of_a_network_taken_together_is_the_source(case):

@@ -10,12 +10,13 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from prr import bn
+from prr import bn, metrics, reuse
 from prr.distance import rmse
 from prr.errors import DataError, NetworkError, OptionError
 from prr.layers import ALL, parameter_table
 from prr.metrics import drop_interval
 from prr.reuse import ACTIONS, apply_plan, joint, sweep, transplant
+from prr.suffix import outputs_of
 
 ATTRIBUTE = {"W": "weight", "B": "bias", "RM": "running_mean", "RV": "running_var", "RW": "weight", "RB": "bias"}
 
@@ -263,6 +264,68 @@ def test_layers_come_as_asked_for_in_order_of_execution(layers, expected, target
     assert part["layer"].tolist() == expected
 
 
+NAMED = {"dice": metrics.foreground_dice, "accuracy": metrics.accuracy}
+
+
+@pytest.mark.parametrize("score", NAMED.values(), ids=NAMED)
+@pytest.mark.parametrize("kept", [1, 10**4, 2**28])
+def test_a_score_of_whole_outputs_gives_what_counting_by_image_gives(score, kept, monkeypatch, target, source, data):
+    counted = sweep(target, source, data, score=score, batch_size=3)
+    seen, passes = [], []
+    monkeypatch.setattr(reuse, "KEPT", kept)
+    monkeypatch.setattr(reuse, "outputs_of", lambda *given: passes.append(given) or outputs_of(*given))
+
+    def whole(output, data):
+        seen.append(tuple(output.shape))
+        return score(output, data)
+
+    pd.testing.assert_frame_equal(sweep(target, source, data, score=whole, batch_size=3), counted, check_exact=True)
+    assert seen == [(7, 4, 6, 6)] * (1 + len(counted))  # the target is scored once, whatever the chunks
+    # a change has outputs of 7 * 4 * 6 * 6 numbers of 4 bytes
+    assert [len(changes) for _, changes, _ in passes] == {1: [1] * 7, 10**4: [2, 2, 2, 1], 2**28: [7]}[kept]
+
+
+@pytest.mark.parametrize("kept", [1, 2**28])
+def test_counts_are_taken_in_chunks_too_where_they_are_large(kept, monkeypatch, target, source, data):
+    expected = sweep(target, source, data)
+    monkeypatch.setattr(reuse, "KEPT", kept)
+    pd.testing.assert_frame_equal(sweep(target, source, data), expected, check_exact=True)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
+@pytest.mark.parametrize("score", [None, pixel_accuracy])
+def test_the_number_of_threads_does_not_matter(batch_size, score, target, source, data):
+    before = torch.get_num_threads()
+    try:
+        tables = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            tables.append(sweep(target, source, data, score=score, batch_size=batch_size))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+def test_every_image_is_scored_in_its_place_whatever_the_batches_and_threads(target, source, data):
+    whole = target(data.images).detach()
+    seen = []
+
+    def score(output, data):
+        seen.append(output.clone())
+        return pixel_accuracy(output, data)
+
+    before = torch.get_num_threads()
+    try:
+        for threads, batch_size in [(1, 1), (1, 3), (2, 2), (2, 3), (2, 64), (3, 2)]:
+            torch.set_num_threads(threads)
+            sweep(target, source, data, score=score, kinds=["B"], batch_size=batch_size)
+            torch.testing.assert_close(seen[0], whole)
+            seen.clear()
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_kinds_that_the_network_lacks_give_an_empty_table(data):
     networks = [nn.Sequential(nn.Conv2d(1, 4, 1, bias=False)) for _ in range(2)]
     table = sweep(*networks, data, kinds=["B"])
@@ -310,7 +373,7 @@ def test_a_score_without_a_value_per_patient_is_refused(score, target, source, d
 
 def test_a_mask_label_out_of_range_is_refused(target, source, data):
     data.masks[0, 0, 0] = 4
-    with pytest.raises(DataError, match=r"mask: expected labels 0\.\.3, found 0\.\.4"):
+    with pytest.raises(DataError, match=r"masks: expected labels 0\.\.3, found 0\.\.4"):
         sweep(target, source, data)
 
 

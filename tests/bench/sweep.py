@@ -5,6 +5,8 @@ usual: what people write: load_state_dict for every transplant, a DataLoader, Di
 """
 
 import copy
+import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -89,7 +91,8 @@ def usual(target: nn.Module, source: nn.Module, data: Samples, batch_size: int) 
 
 def fast(target: nn.Module, source: nn.Module, data: Samples, batch_size: int) -> np.ndarray:
     """What prr does."""
-    return reuse.sweep(target, source, data, batch_size=batch_size)["score"].to_numpy()
+    table = reuse.sweep(target, source, data, batch_size=batch_size).set_index(["kind", "name"])
+    return table.loc[live(target, data), "score"].to_numpy()
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -99,3 +102,76 @@ def seconds(work: Callable[[], object]) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - began
+
+
+def operations(model: nn.Module, data: Samples) -> float:
+    """How much faster a sweep can be at most if it only leaves out convolutions that run before the changed layer.
+
+    Counts multiplications of convolutions: the whole network for each row, over what comes after each row's layer, its
+    own convolution included for W and B.
+    """
+    order, spent = [], []
+
+    def note(module: nn.Module, inputs: tuple, output: torch.Tensor, name: str) -> None:
+        order.append(name)
+        size = output.numel() * module.weight[0].numel() if isinstance(module, nn.Conv2d) else 0
+        if isinstance(module, nn.ConvTranspose2d):
+            size = inputs[0].numel() * module.weight[0].numel()
+        spent.append(size)
+
+    probe = copy.deepcopy(model)
+    for name, module in probe.named_modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda *each, name=name: note(*each, name))
+    with torch.no_grad():
+        probe(data.images[:1].to(next(model.parameters()).device))
+    after = {name: sum(spent[place:]) for place, name in enumerate(order)}
+    rows = live(model, data)
+    return len(rows) * sum(spent) / sum(after[name] for _, name in rows)
+
+
+WAYS = {"plain": plain, "prr": fast, "usual": usual}
+
+
+@click.command()
+@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
+@click.option("--width", default=16, show_default=True)
+@click.option("--size", default=64, show_default=True, help="Pixels.")
+@click.option("--images", default=120, show_default=True)
+@click.option("--batch-size", default=32, show_default=True)
+@click.option("--pairs", default=9, show_default=True, help="Rounds of plain and prr, one after the other.")
+@click.option("--network", "names", multiple=True, default=NETWORKS, type=click.Choice(NETWORKS))
+def main(device: str, width: int, size: int, images: int, batch_size: int, pairs: int, names: tuple[str, ...]) -> None:
+    """Compare a sweep with two other ways to write it, and show how its cost grows."""
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} x {torch.get_num_threads()}"
+    print(f"{where}, torch {torch.__version__}: width {width}, {size} px, {images} images, batches of {batch_size}")
+    rows, growth = [], []
+    for name in names:
+        pair, data = [network(name, width, seed, device) for seed in (1, 2)], slices(images, size)
+        scores, times = {}, {way: [] for way in WAYS}
+        for number in range(pairs):
+            for way in ("plain", "prr") if number else WAYS:  # the usual loop once: it takes minutes
+                times[way].append(seconds(lambda: scores.update({way: WAYS[way](*pair, data, batch_size)})))  # noqa: B023
+        medians = {way: statistics.median(each) for way, each in times.items()}
+        gain = statistics.median(slow / quick for slow, quick in zip(times["plain"], times["prr"], strict=True))
+        apart, bound = np.abs(scores["plain"] - scores["prr"]).max(), operations(pair[0], data)
+        rows.append((name, *medians.values(), gain, medians["usual"] / medians["prr"], bound, apart))
+        for factor in (1, 2, 4):
+            part, half = slices(images * factor // 4, size), live(pair[0], data)
+            layers = sorted({layer for layer in range(1, len(half))})[: 2 * factor]
+            rest = {"kinds": ["W"], "layers": layers, "batch_size": batch_size}
+            growth.append(
+                (
+                    name, len(part.images), seconds(lambda: fast(*pair, part, batch_size)),  # noqa: B023
+                    len(layers), seconds(lambda: reuse.sweep(*pair, data, **rest)),  # noqa: B023
+                    resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+                )
+            )  # fmt: skip
+    columns = ["network", "plain s", "prr s", "usual s", "plain/prr", "usual/prr", "by operations", "scores differ by"]
+    print(pd.DataFrame(rows, columns=columns).to_string(index=False, float_format="{:.3g}".format))
+    columns = ["network", "images", "all layers, s", "layers of W", "all images, s", "peak GiB so far"]
+    print(pd.DataFrame(growth, columns=columns).to_string(index=False, float_format="{:.3g}".format))
+
+
+if __name__ == "__main__":
+    main()
