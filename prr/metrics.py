@@ -33,8 +33,22 @@ class Counted(NamedTuple):
 
     def __call__(self, output: Tensor, data: Data) -> np.ndarray:
         """(patients,) from the output (n, ...) of a network on all of `data.images`."""
+        check_count(output, data.masks)
         self.check(output, data)
         return self.combine(self.count(output, data.masks.to(output.device)), data)
+
+
+def check_count(output: Tensor, targets: Tensor) -> None:
+    """Refuse an output that is not one for each image.
+
+    Raises:
+        DataError: tells both numbers.
+    """
+    if output.ndim == 0 or len(output) != len(targets):
+        raise DataError(
+            f"output: expected one for each of {len(targets)} images, found {tuple(output.shape)}; the first axis has "
+            "to count images"
+        )
 
 
 Score = Counted | Callable[[Tensor, Data], np.ndarray]  # (output on data.images, data) -> one value per patient

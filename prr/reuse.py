@@ -30,7 +30,7 @@ from prr.layers import (
     tensor,
     warn_of_rest,
 )
-from prr.metrics import Counted, Score, drop_interval, nanmean, score_of
+from prr.metrics import Counted, Score, check_count, drop_interval, nanmean, score_of
 from prr.samples import Data, samples
 from prr.suffix import Change, Suffixes, Whole, main, outputs_of
 
@@ -341,7 +341,11 @@ def counted(
     def numbers(batch: Tensor) -> Tensor:
         images, targets = data.images[batch].to(device), data.masks[batch].to(device)
         with torch.inference_mode():
-            return torch.stack([score.count(output, targets) for output in outputs(images)])
+            found = []
+            for output in outputs(images):
+                check_count(output, targets)
+                found.append(score.count(output, targets))
+            return torch.stack(found)
 
     with contextlib.ExitStack() as stack:
         run = map

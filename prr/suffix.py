@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
+from torch.overrides import TorchFunctionMode
 
 from prr.errors import NetworkError
 from prr.layers import named_tensors
@@ -49,7 +50,7 @@ class Whole:
     threads = False  # a network may keep something on itself between two of its lines
 
     def __init__(self, model: nn.Module, changes: Sequence[Change]):
-        self.variants = [model, *(changed(model, *change) for change in changes)]
+        self.variants = [model, *(changed(model, change) for change in changes)]
 
     def __call__(self, images: Tensor) -> Iterator[Tensor]:
         for variant in self.variants:
@@ -89,12 +90,12 @@ class Suffixes:
         for own, new in changes:
             node = self.graph.user(own)
             if node is None:
-                self.runs.append(Run(changed(model, own, new)))
+                self.runs.append(Run(changed(model, (own, new))))
                 continue
             if node not in suffixes:
                 suffixes[node] = self.graph.suffix(node)
             value = self.graph.own(node)
-            value = changed(value, own, new) if isinstance(value, nn.Module) else new
+            value = changed(value, (own, new)) if isinstance(value, nn.Module) else new
             self.runs.append(Run(value, node, suffixes[node]))
         read = [each for node, part in suffixes.items() for each in (*node.all_input_nodes, *part.inputs[1:])]
         self.kept = list(dict.fromkeys([self.graph.result, *read]))
@@ -116,7 +117,7 @@ class Suffixes:
             expected, kept = main(model(example.clone())), self._kept(example)
             for node, part in suffixes.items():
                 found = main(_finished(self.graph.own(node), node, part, kept))
-                if not torch.allclose(found, expected, rtol=1e-4, atol=1e-5, equal_nan=True):
+                if not _alike(found, expected):
                     raise UntraceableError(f"{node.target}: another output")
 
 
@@ -134,6 +135,19 @@ class Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
 
+class Seen(TorchFunctionMode):
+    """Refuses operations on a network's tensors that torch.fx does not see: their results would become constants."""
+
+    def __init__(self, own: Collection[Tensor]):
+        self.own = {id(value) for value in own}
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        told = function.__name__ in ("__get__", "size", "dim", "numel")  # of a shape, which no change alters
+        if not told and not issubclass(fx.Proxy, types) and any(id(each) in self.own for each in arguments):
+            raise UntraceableError(f"{function.__name__} of a parameter, out of sight")
+        return function(*arguments, **(options or {}))
+
+
 class Graph:
     """What a network does to an image, step by step.
 
@@ -143,10 +157,14 @@ class Graph:
 
     def __init__(self, model: nn.Module, example: Tensor):
         self.root = nn.Sequential(model)  # takes the images alone, whatever else the network could be given
+        if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+            raise UntraceableError("hooks, which may carry something from one layer to another")
+        traced = changed(self.root)  # a network may write what it is traced with on itself
         try:
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")
-                graph = Tracer().trace(self.root)
+                with Seen(named_tensors(model).values()):
+                    graph = Tracer().trace(traced)
                 writes = Writes(fx.GraphModule(self.root, graph))
                 writes.run(example.clone())
         except Exception as error:  # a network's own code may raise anything when it is given no tensor
@@ -223,8 +241,9 @@ class Writes(fx.Interpreter):
             first = self.same.get(each, each)
             if value._version != version:
                 others = self.env.keys() - {first, *self.same, *self.written.values()}
-                if value is not result or any(_place(value) in _places(self.env[other]) for other in others):
-                    raise UntraceableError(f"{node}: writes into a view")
+                viewed = any(_place(value) in _places(self.env[other]) for other in others)
+                if viewed or value is not result or each.op == "get_attr":
+                    raise UntraceableError(f"{node}: writes into a view, or into the network")
                 self.written[node] = first
             elif value is result:
                 self.same[node] = first
@@ -252,10 +271,18 @@ def _places(value: Any) -> Collection[int]:
     return found
 
 
-def changed(module: nn.Module, own: Tensor, new: Tensor) -> nn.Module:
-    """A copy of a module with one tensor replaced, wherever it stands; all others are shared, not copied."""
+def changed(module: nn.Module, *changes: Change) -> nn.Module:
+    """A copy of a module with some tensors replaced, wherever they stand; all others are shared, not copied."""
     shared = {id(value): value for value in named_tensors(module).values()}
-    return copy.deepcopy(module, shared | {id(own): new})
+    return copy.deepcopy(module, shared | {id(own): new for own, new in changes})
+
+
+def _alike(found: Tensor, expected: Tensor) -> bool:
+    """Bit for bit on a CPU; a GPU may choose another algorithm."""
+    if expected.device.type == "cpu":
+        return torch.equal(found.nan_to_num(), expected.nan_to_num())
+    scale = expected.nan_to_num().abs().max().item()
+    return torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * scale, equal_nan=True)
 
 
 def chosen_output(output: Any) -> Any:

@@ -30,6 +30,7 @@ from prr.metrics import (
     ratio,
     score_of,
 )
+from prr.samples import Samples
 
 few = settings(max_examples=50, deadline=None)
 
@@ -443,3 +444,11 @@ def test_accuracy_refuses_labels_that_no_output_stands_for(label):
     data = SimpleNamespace(masks=torch.tensor([0, 1, label]), patient=torch.arange(3))
     with pytest.raises(DataError, match=r"expected labels 0\.\.2, found"):
         accuracy(torch.randn(3, 3), data)
+
+
+@pytest.mark.parametrize("score", [foreground_dice, accuracy, r2], ids=lambda score: score.name)
+@pytest.mark.parametrize("outputs", [1, 2, 4])
+def test_an_output_that_is_not_one_for_each_image_is_refused(score, outputs):
+    data = Samples(torch.zeros(3, 1, 4, 4), torch.arange(48).reshape(3, 4, 4) % 2, torch.arange(3))
+    with pytest.raises(DataError, match=rf"output: expected one for each of 3 images, found \({outputs}, 2, 4, 4\)"):
+        score(torch.randn(outputs, 2, 4, 4), data)
