@@ -19,7 +19,7 @@ from prr import page
 from prr.distance import rmse
 from prr.errors import NetworkError, OptionError
 from prr.layers import ALL, KERNELS, common, counterparts, entries, full_name, incomparable, parameter_table
-from prr.metrics import Score, score_of
+from prr.metrics import Counted, Score, score_of
 from prr.reuse import device_of, joint, sweep
 from prr.samples import Data, samples
 
@@ -276,7 +276,7 @@ def judge(
         incomparable=rest.reset_index("network").reset_index(drop=True),
         made={
             "network": type(target).__name__,
-            "score": getattr(score, "__name__", type(score).__name__),
+            "score": score.name if isinstance(score, Counted) else getattr(score, "__name__", type(score).__name__),
             "data": f"{len(data.images)} images, {len(data.patient.unique())} units",
             "judged by": f"tolerance {tolerance:g}, at least {share:.0%} of the kernels, seed {seed}",
             "device": torch.cuda.get_device_name() if device_of(target).type == "cuda" else str(device_of(target)),
