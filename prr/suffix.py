@@ -115,10 +115,9 @@ class Suffixes:
         """Each suffix has to give the network's own output from what the network itself has there."""
         with torch.inference_mode():
             expected, kept = main(model(example.clone())), self._kept(example)
-            for node, part in suffixes.items():
-                found = main(_finished(self.graph.own(node), node, part, kept))
-                if not _alike(found, expected):
-                    raise UntraceableError(f"{node.target}: another output")
+            found = [_finished(self.graph.own(node), node, part, kept) for node, part in suffixes.items()]
+            if not all(_alike(main(each), expected) for each in (kept[self.graph.result], *found)):
+                raise UntraceableError("another output when cut")
 
 
 def _finished(value: nn.Module | Tensor, node: fx.Node, suffix: Part, kept: dict[fx.Node, Any]) -> Any:
@@ -199,11 +198,14 @@ class Graph:
 
     def suffix(self, node: fx.Node) -> Part:
         """From what a node gives to the network's result."""
-        after = {node}
+        after, before = {node}, {self.result}
         for each in self.nodes:
             if not after.isdisjoint(each.all_input_nodes):
                 after.add(each)
-        return self.part([each for each in self.nodes if each in after - {node}], [self.result], [node])
+        for each in reversed(self.nodes):
+            if each in before:
+                before.update(each.all_input_nodes)
+        return self.part([each for each in self.nodes if each in after & before - {node}], [self.result], [node])
 
     def part(self, nodes: Sequence[fx.Node], results: Sequence[fx.Node], given: Sequence[fx.Node]) -> Part:
         """A module that takes `given`, and whatever else its nodes need, to the results; it changes neither."""
