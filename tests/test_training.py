@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import prr
 from prr.data import Slices
-from prr.errors import NetworkError
+from prr.errors import JobError, NetworkError
 from prr.layers import KINDS, tensor
 from prr.metrics import dice
 from prr.study import paper, pspnet
@@ -106,6 +106,15 @@ def test_pspnet_keeps_one_kind_through_training_in_all_layers_the_auxiliary_head
 def test_a_network_that_is_frozen_throughout_is_refused():
     with pytest.raises(NetworkError, match="Sequential: every parameter is frozen"):
         fit(tiny().requires_grad_(False), blobs(), "segmentation", steps=1, batch_size=4, learning_rate=0.02, seed=0)
+
+
+def test_a_batch_that_does_not_fit_is_told_with_the_one_that_may():
+    class Large(nn.Conv2d):
+        def forward(self, x):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(JobError, match="out of memory with batch_size=6.*set batch_size=3"):
+        fit(Large(1, 4, 1), blobs(), "segmentation", steps=1, batch_size=6, learning_rate=0.02, seed=0)
 
 
 @pytest.mark.parametrize(("checkpoints", "steps"), [(1, [8]), (2, [4, 8]), (100, list(range(1, 9)))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 
@@ -14,7 +15,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from prr.data import Slices
-from prr.errors import NetworkError
+from prr.errors import JobError, NetworkError
 from prr.metrics import foreground_dice, nanmean
 from prr.reuse import predict
 
@@ -83,6 +84,7 @@ def fit(
 
     Raises:
         NetworkError: every parameter is frozen.
+        JobError: a step does not fit into the device's memory.
     """
     device = next(model.parameters()).device
     model.to(memory_format=torch.channels_last)
@@ -96,7 +98,7 @@ def fit(
     augment = v2.RandomAffine(15, (0.05, 0.05), (0.9, 1.1), fill={tv_tensors.Image: float(images.min()), "others": 0})
     history, total = [], torch.zeros((), device=device)
     every = max(steps // checkpoints, 1)
-    with torch.random.fork_rng():  # the transforms draw from the global generator
+    with torch.random.fork_rng(), fitting(batch_size):  # the transforms draw from the global generator
         torch.manual_seed(seed)
         batches = orders(len(images), batch_size, seed)
         for step in tqdm(range(1, steps + 1), task, mininterval=1, disable=not progress):
@@ -109,6 +111,18 @@ def fit(
                 history.append((step, total.item() / since, validate(model, data.validation, task)))
                 total.zero_()
     return pd.DataFrame(history, columns=["step", "loss", "validation"])
+
+
+@contextlib.contextmanager
+def fitting(batch_size: int) -> Iterator[None]:
+    """Say what to do where a batch does not fit into the device's memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise JobError(
+            f"out of memory with batch_size={batch_size}: expected room for one step; set batch_size={batch_size // 2}, "
+            "or free the device"
+        ) from error
 
 
 def seconds_per_slice(model: nn.Module, size: int) -> float:
