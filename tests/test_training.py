@@ -113,7 +113,7 @@ def test_a_batch_that_does_not_fit_is_told_with_the_one_that_may():
         def forward(self, x):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(JobError, match="out of memory with batch_size=6.*set batch_size=3"):
+    with pytest.raises(JobError, match=r"out of memory with batch_size=6.*set batch_size=3"):
         fit(Large(1, 4, 1), blobs(), "segmentation", steps=1, batch_size=6, learning_rate=0.02, seed=0)
 
 

@@ -120,7 +120,7 @@ def fitting(batch_size: int) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise JobError(
-            f"out of memory with batch_size={batch_size}: expected room for one step; set batch_size={batch_size // 2}, "
+            f"out of memory with batch_size={batch_size}: expected room for a step; set batch_size={batch_size // 2}, "
             "or free the device"
         ) from error
 
