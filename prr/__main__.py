@@ -4,6 +4,7 @@ import ast
 import importlib
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -96,7 +97,16 @@ def book(
     elif prepare:
         builder.prepare(profile, prepare, chapters=numbers, parameters=parameters)
     else:
-        builder.build(profile, chapters=numbers, parameters=parameters, out=out)
+        from prr.study import Experiment
+        from prr.study.plan import prepare
+
+        def first(changed: list[str]) -> None:
+            given = builder.all_given(profile, parameters)
+            began = time.perf_counter()
+            prepare(Experiment(**given), *changed)
+            click.echo(f"results of chapters {', '.join(changed)}: ready in {time.perf_counter() - began:.0f} s")
+
+        builder.build(profile, chapters=numbers, parameters=parameters, out=out, first=first)
 
 
 @main.command()

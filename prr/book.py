@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +35,7 @@ def build(
     parameters: dict | None = None,
     root: Path = ROOT,
     out: Path | None = None,
+    first: Callable[[list[str]], None] | None = None,
 ) -> Path:
     """Execute the chapters that changed, then build the book.
 
@@ -44,6 +45,8 @@ def build(
         parameters: more parameters for the chapters, {name: value}; each chapter has to declare them.
         root: the folder of _toc.yml, _config.yml and book/.
         out: where to build; build/<profile> below root unless given.
+        first: called with the numbers of the chapters that will be executed, before the first of them: what makes their
+            results with all cores, while a chapter by itself has idle moments.
 
     Returns:
         The book's index.html.
@@ -62,6 +65,9 @@ def build(
     out = Path(out or root / "build" / profile).resolve()
     claim(out, root)
     with _alone(out):
+        changed = [each for each in notebooks if not _is_current(each, given, out)]
+        if first and changed:
+            first([each.stem.split("_")[0] for each in changed])
         for notebook in notebooks:
             execute(notebook, given, out)
         return render([notebook.name for notebook in notebooks], root, out)
@@ -157,7 +163,7 @@ def execute(notebook: Path, given: dict, out: Path) -> Path:
 
     finished = out / "chapters" / notebook.name
     fingerprint = chapter_fingerprint(notebook, given)
-    if _fingerprint_of(finished) == fingerprint:
+    if _is_current(notebook, given, out):
         print(f"{notebook.stem}: unchanged", flush=True)
         return finished
     running = out / "running" / notebook.name
@@ -169,6 +175,10 @@ def execute(notebook: Path, given: dict, out: Path) -> Path:
     _move(running, finished)
     print(f"{notebook.stem}: executed in {chapter.metadata.prr.seconds:.0f} s", flush=True)
     return finished
+
+
+def _is_current(notebook: Path, given: dict, out: Path) -> bool:
+    return _fingerprint_of(out / "chapters" / notebook.name) == chapter_fingerprint(notebook, given)
 
 
 def _fingerprint_of(finished: Path) -> str | None:

@@ -127,17 +127,21 @@ def unrendered(toy, monkeypatch) -> Path:
 
 
 def test_only_what_changed_is_executed_again(unrendered, capsys, monkeypatch, tmp_path):
-    toy = unrendered
-    book.build(root=toy)
+    toy, asked = unrendered, []
+    book.build(root=toy, first=asked.append)
     assert ran(capsys) == {"01_one", "02_two"}
+    book.build(root=toy, first=asked.append)
+    assert not ran(capsys)
+    assert asked == [["01", "02"]]
 
     book.build(root=toy, parameters={"scale": 2})
     assert ran(capsys) == {"01_one", "02_two"}
     assert executed(toy, "02_two.ipynb").cells[-1].outputs[0].text == "scale is 2\n"
 
     write_chapter(toy / "book" / "02_two.ipynb", "print('changed')")
-    book.build(root=toy, parameters={"scale": 2})
+    book.build(root=toy, parameters={"scale": 2}, first=asked.append)
     assert ran(capsys) == {"02_two"}
+    assert asked[1:] == [["02"]]
 
     package = tmp_path / "prr"
     package.mkdir()
