@@ -1,6 +1,7 @@
 """The dry run tells what the chapters train, no more and no less."""
 
 import re
+from collections import Counter
 
 import nbformat
 import pytest
@@ -8,7 +9,7 @@ import yaml
 
 from prr.book import ROOT
 from prr.errors import OptionError
-from prr.study import Experiment, sources, transfer
+from prr.study import Experiment, sources, training, transfer
 from prr.study.plan import CHAPTERS, distinct, plan, prepare
 
 CALL = re.compile(r'\b(run|other)\.(?:model|history|dice|sweep)\("(\w+)"')
@@ -85,3 +86,25 @@ def test_preparing_an_unknown_chapter_is_refused(tmp_path):
     with pytest.raises(OptionError, match="chapter 99"):
         prepare(Experiment("smoke", store=tmp_path), "5", "99")
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_after_one_parameter_changed_only_what_depends_on_it_is_trained_again(tmp_path, monkeypatch):
+    counts = Counter()
+
+    def fit(model, data, task, **options):
+        counts[type(model).__name__] += 1
+        return training_fit(model, data, task, **options)
+
+    training_fit = training.fit
+    monkeypatch.setattr(training, "fit", fit)
+    run = Experiment("smoke", store=tmp_path, device="cpu", steps=2)
+    for changed, trained in [
+        ({}, {"UNet": 4}),
+        ({}, {}),
+        ({"pspnet_width": 8, "transfer_steps": 2, "few_patients": 2}, {}),
+        ({"unet_width": 3}, {"UNet": 4}),
+        ({"normalisation": "unit"}, {}),  # chapter 3 has trained them beside its own
+    ]:
+        counts.clear()
+        prepare(run.variant(**changed), "03")
+        assert dict(counts) == trained, changed
