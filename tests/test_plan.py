@@ -96,6 +96,7 @@ def test_after_one_parameter_changed_only_what_depends_on_it_is_trained_again(tm
         return training_fit(model, data, task, **options)
 
     training_fit = training.fit
+    monkeypatch.setenv("PRR_JOBS", "1")  # in this process, where they are counted
     monkeypatch.setattr(training, "fit", fit)
     run = Experiment("smoke", store=tmp_path, device="cpu", steps=2)
     for changed, trained in [
