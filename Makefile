@@ -14,7 +14,7 @@ TESTED := build/test
 TEST_ENV := env -u PRR_ACDC -u PRR_T1 -u PRR_RVSC \
 	PRR_STORE="$(CURDIR)/$(TESTED)/store" OMP_NUM_THREADS=1
 
-.PHONY: help book test lint clean distclean
+.PHONY: help book test bench lint clean distclean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,10 @@ test: .venv/.tests lint ## everything: lint, unit tests, every chapter under nbv
 	$(TEST_ENV) $(BIN)/python -m prr book --profile smoke --prepare $(TESTED)/nbval
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env $(TESTED)/nbval
 	$(TEST_ENV) $(BIN)/python -m prr book --profile smoke --out $(TESTED)/book
+
+bench: .venv/.tests ## measure sweep and training against simpler loops; the tables go to tests/bench/cpu.txt or cuda.txt
+	for each in sweep training; do $(BIN)/python tests/bench/$$each.py $(if $(DEVICE),--device $(DEVICE)); done \
+		| tee tests/bench/$(or $(DEVICE),cpu).txt
 
 lint: .venv/.tests ## ruff, over modules and notebooks
 	$(BIN)/python -m ruff check .

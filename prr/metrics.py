@@ -96,16 +96,15 @@ def check_labels(owner: str, labels: Tensor, classes: int) -> None:
     Raises:
         DataError: tells the range that was found.
     """
-    if labels.min() < 0 or labels.max() >= classes:
-        raise DataError(
-            f"{owner}: expected labels 0..{classes - 1}, found {labels.min().item()}..{labels.max().item()}"
-        )
+    least, most = (each.item() for each in labels.long().aminmax())
+    if least < 0 or most >= classes:
+        raise DataError(f"{owner}: expected labels 0..{classes - 1}, found {least}..{most}")
 
 
 def confusion(prediction: Tensor, mask: Tensor, classes: int) -> Tensor:
     """Pixels (n, classes, classes) of each image by their label in the mask and in the prediction, (n, ...) each."""
     image = torch.arange(len(mask), device=mask.device).reshape(-1, *[1] * (mask.ndim - 1))
-    cells = ((image * classes + mask) * classes + prediction).flatten()
+    cells = ((image * classes + mask.long()) * classes + prediction.long()).flatten()
     counts = cells.new_zeros(len(mask) * classes * classes)
     return counts.scatter_add_(0, cells, torch.ones_like(cells)).reshape(-1, classes, classes)
 

@@ -85,7 +85,8 @@ def sweep(
 ) -> pd.DataFrame:
     """Score the target with each of its layers' parameters replaced in turn, one layer and one kind at a time.
 
-    Networks that share some layers only are swept over those, with a warning; `incomparable` lists the rest.
+    Where torch.fx can trace the target, only what depends on a replaced tensor runs again; see `prr.suffix`. Networks
+    that share some layers only are swept over those, with a warning; `incomparable` lists the rest.
 
     Args:
         target: network that is judged; not changed. Runs on the device of its parameters.
@@ -95,7 +96,8 @@ def sweep(
         layers: only these layer numbers; None: all.
         score: dice, accuracy, r2 or (output, data) -> one value per patient (or other unit). None: the one that suits
             the targets, mean foreground Dice for label maps.
-        batch_size: images per forward pass.
+        batch_size: images per forward pass. Memory grows with it, and on a CPU with torch's threads, each of which
+            takes a batch of its own; it does not grow with the data.
         progress: show a bar on stderr.
 
     Returns:
