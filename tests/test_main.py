@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from prr import book as builder
 from prr import judge, rmse
 from prr.__main__ import main
 from prr.errors import BookError
+from prr.study import plan
 from prr.study.store import Store
 
 TINY = """
@@ -412,3 +414,32 @@ def test_the_path_of_modules_is_left_as_it_was(files):
     prr(*JUDGE, "--source", "b.pt")
     prr(*JUDGE, "--source", "b.pt", "--model", "absent_module:network")
     assert sys.path == before
+
+
+def test_the_study_is_made_with_the_jobs_scheduler_and_parameters_that_are_given(monkeypatch):
+    made = []
+    monkeypatch.setattr(plan, "prepare", lambda run, *numbers: made.append((run.settings, numbers, dict(os.environ))))
+    monkeypatch.setenv("PRR_JOBS", "7")
+    monkeypatch.setenv("PRR_SCHEDULER", "tcp://other:1")
+    options = ("--chapters", "03 4", "--set", "seed=5", "--jobs", "3", "--scheduler", "tcp://host:8786")
+    result = prr("study", "--profile", "smoke", *options)
+    assert result.exit_code == 0, result.output
+    ((settings, numbers, environment),) = made
+    assert (settings["profile"], settings["seed"], numbers) == ("smoke", 5, ("03", "4"))
+    assert (environment["PRR_JOBS"], environment["PRR_SCHEDULER"]) == ("3", "tcp://host:8786")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--profile", "bogus"], "profile 'bogus': expected one of smoke, quick, paper"),
+        (["--profile", "smoke", "--chapters", "99"], "chapter 99: expected some of 01, 02"),
+        (["--jobs", "0"], "0 is not in the range x>=1"),
+        (["--set", "bogus=1"], "override 'bogus': expected one of"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused_in_one_line(options, message):
+    result = prr("study", *options)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert len(result.output.splitlines()) == 1
