@@ -24,8 +24,8 @@ help: ## show this list
 	@echo 'PYTHON=python3.12 names the interpreter that makes .venv'
 
 book: .venv/.book ## execute the chapters and build the book at build/<profile>/html/index.html
-	$(JOBS:%=PRR_JOBS=%) $(SCHEDULER:%=PRR_SCHEDULER=%) $(BIN)/python -m prr book --profile "$(PROFILE)" $(CHAPTERS:%=--chapters %) $(if $(DEVICE),--device "$(DEVICE)") \
-		$(SET:%=--set "%") $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
+	$(JOBS:%=PRR_JOBS=%) $(SCHEDULER:%=PRR_SCHEDULER=%) $(BIN)/python -m prr book --profile "$(PROFILE)" \
+		$(CHAPTERS:%=--chapters %) $(if $(DEVICE),--device "$(DEVICE)") $(SET:%=--set "%") $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
 
 test: .venv/.tests lint ## everything: lint, unit tests, every chapter under nbval, a book build with -W
 	rm -rf $(TESTED)

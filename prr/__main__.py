@@ -97,16 +97,24 @@ def book(
     elif prepare:
         builder.prepare(profile, prepare, chapters=numbers, parameters=parameters)
     else:
-        from prr.study import Experiment
-        from prr.study.plan import prepare
+        builder.build(
+            profile,
+            chapters=numbers,
+            parameters=parameters,
+            out=out,
+            first=lambda changed: _make_results(profile, parameters, changed),
+        )
 
-        def first(changed: list[str]) -> None:
-            given = builder.all_given(profile, parameters)
-            began = time.perf_counter()
-            prepare(Experiment(**given), *changed)
-            click.echo(f"results of chapters {', '.join(changed)}: ready in {time.perf_counter() - began:.0f} s")
 
-        builder.build(profile, chapters=numbers, parameters=parameters, out=out, first=first)
+def _make_results(profile: str, parameters: dict, chapters: list[str]) -> None:
+    """Make what some chapters show, or all of them, unless the store has it."""
+    from prr.book import all_given
+    from prr.study import Experiment, plan
+
+    began = time.perf_counter()
+    plan.prepare(Experiment(**all_given(profile, parameters)), *chapters)
+    named = f"of chapters {', '.join(chapters)}" if chapters else "of all chapters"
+    click.echo(f"results {named}: ready in {time.perf_counter() - began:.0f} s")
 
 
 @main.command()
@@ -119,12 +127,9 @@ def study(
     profile: str, chapters: tuple[str, ...], settings: tuple[str, ...], jobs: int | None, scheduler: str | None
 ) -> None:
     """Make all networks and tables that the chapters show, here or on a cluster; the book then only reads them."""
-    from prr.study import Experiment
-    from prr.study.plan import prepare
-
     os.environ |= {"PRR_JOBS": str(jobs)} if jobs else {}
     os.environ |= {"PRR_SCHEDULER": scheduler} if scheduler else {}
-    prepare(Experiment(profile, **_values(settings)), *" ".join(chapters).replace(",", " ").split())
+    _make_results(profile, _values(settings), " ".join(chapters).replace(",", " ").split())
 
 
 @main.group(invoke_without_command=True)

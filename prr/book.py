@@ -65,7 +65,8 @@ def build(
     out = Path(out or root / "build" / profile).resolve()
     claim(out, root)
     with _alone(out):
-        changed = [each for each in notebooks if not _is_current(each, given, out)]
+        made = {each: _fingerprint_of(out / "chapters" / each.name) for each in notebooks}
+        changed = [each for each in notebooks if made[each] != chapter_fingerprint(each, given)]
         if first and changed:
             first([each.stem.split("_")[0] for each in changed])
         for notebook in notebooks:
@@ -163,7 +164,7 @@ def execute(notebook: Path, given: dict, out: Path) -> Path:
 
     finished = out / "chapters" / notebook.name
     fingerprint = chapter_fingerprint(notebook, given)
-    if _is_current(notebook, given, out):
+    if _fingerprint_of(finished) == fingerprint:
         print(f"{notebook.stem}: unchanged", flush=True)
         return finished
     running = out / "running" / notebook.name
@@ -175,10 +176,6 @@ def execute(notebook: Path, given: dict, out: Path) -> Path:
     _move(running, finished)
     print(f"{notebook.stem}: executed in {chapter.metadata.prr.seconds:.0f} s", flush=True)
     return finished
-
-
-def _is_current(notebook: Path, given: dict, out: Path) -> bool:
-    return _fingerprint_of(out / "chapters" / notebook.name) == chapter_fingerprint(notebook, given)
 
 
 def _fingerprint_of(finished: Path) -> str | None:

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 
+import distributed
 import psutil
 import pytest
 import torch
@@ -17,7 +18,6 @@ from prr.study.jobs import together
 from prr.study.plan import prepare, waves
 from prr.study.store import Store
 
-distributed = pytest.importorskip("distributed")
 pytestmark = pytest.mark.filterwarnings("default")  # tornado and dask close their sockets late
 
 

@@ -36,7 +36,7 @@ def together(calls: Sequence[Call]) -> None:
     todo = [call for call in calls if lacks(*call)]
     if not todo:
         return
-    folders = {name: os.environ.get(name) for name in FOLDERS}
+    folders = {name: os.path.abspath(os.path.expanduser(os.environ[name])) for name in FOLDERS if os.environ.get(name)}
     jobs = [delayed(make)(run.settings, method, arguments, folders) for run, method, arguments in todo]
     scheduler = os.environ.get("PRR_SCHEDULER")
     with cluster(scheduler) if scheduler else contextlib.nullcontext():
@@ -62,14 +62,14 @@ def lacks(run: Experiment, method: str, arguments: dict[str, Any]) -> bool:
 
 
 def make(
-    settings: dict[str, Any], method: str, arguments: dict[str, Any], folders: dict[str, str | None]
+    settings: dict[str, Any], method: str, arguments: dict[str, Any], folders: dict[str, str]
 ) -> None:
     """One job: the result is left in the store."""
     from prr.study.experiment import Experiment
 
-    for name, folder in folders.items():
+    for name in FOLDERS:
         os.environ.pop(name, None)
-        os.environ.update({name: folder} if folder else {})
+    os.environ |= folders
     getattr(Experiment(**settings, progress=False), method)(**arguments)
 
 

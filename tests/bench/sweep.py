@@ -95,13 +95,13 @@ def fast(target: nn.Module, source: nn.Module, data: Samples, batch_size: int) -
     return table.loc[live(target, data), "score"].to_numpy()
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call, what the device still does included."""
+def timed(work: Callable, *arguments: object, **options: object) -> tuple[float, object]:
+    """Wall seconds of one call, what the device still does included, and what it gives."""
     began = time.perf_counter()
-    work()
+    result = work(*arguments, **options)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return time.perf_counter() - began, result
 
 
 def operations(model: nn.Module, data: Samples) -> float:
@@ -151,22 +151,18 @@ def main(device: str, width: int, size: int, images: int, batch_size: int, pairs
         scores, times = {}, {way: [] for way in WAYS}
         for number in range(pairs):
             for way in ("plain", "prr") if number else WAYS:  # the usual loop once: it takes minutes
-                times[way].append(seconds(lambda: scores.update({way: WAYS[way](*pair, data, batch_size)})))  # noqa: B023
+                spent, scores[way] = timed(WAYS[way], *pair, data, batch_size)
+                times[way].append(spent)
         medians = {way: statistics.median(each) for way, each in times.items()}
         gain = statistics.median(slow / quick for slow, quick in zip(times["plain"], times["prr"], strict=True))
         apart, bound = np.abs(scores["plain"] - scores["prr"]).max(), operations(pair[0], data)
         rows.append((name, *medians.values(), gain, medians["usual"] / medians["prr"], bound, apart))
         for factor in (1, 2, 4):
-            part, half = slices(images * factor // 4, size), live(pair[0], data)
-            layers = sorted({layer for layer in range(1, len(half))})[: 2 * factor]
-            rest = {"kinds": ["W"], "layers": layers, "batch_size": batch_size}
-            growth.append(
-                (
-                    name, len(part.images), seconds(lambda: fast(*pair, part, batch_size)),  # noqa: B023
-                    len(layers), seconds(lambda: reuse.sweep(*pair, data, **rest)),  # noqa: B023
-                    resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-                )
-            )  # fmt: skip
+            part, layers = slices(images * factor // 4, size), list(range(1, 2 * factor + 1))
+            by_images, _ = timed(fast, *pair, part, batch_size)
+            by_layers, _ = timed(reuse.sweep, *pair, data, kinds=["W"], layers=layers, batch_size=batch_size)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            growth.append((name, len(part.images), by_images, len(layers), by_layers, peak))
     columns = ["network", "plain s", "prr s", "usual s", "plain/prr", "usual/prr", "by operations", "scores differ by"]
     print(pd.DataFrame(rows, columns=columns).to_string(index=False, float_format="{:.3g}".format))
     columns = ["network", "images", "all layers, s", "layers of W", "all images, s", "peak GiB so far"]
