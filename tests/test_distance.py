@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import root_mean_squared_error
 from torch import nn
 
-from prr.distance import noisy, rmse, towards
+from prr.distance import rmse
 from prr.errors import NetworkError
 from prr.layers import parameter_table
 from prr.study import unet
@@ -103,44 +103,33 @@ def test_a_target_of_zeros_has_no_relative_rmse_and_no_warning(other, expected):
     np.testing.assert_equal(bias["relative"], expected)
 
 
-def test_networks_that_do_not_match_are_refused(target):
-    with pytest.raises(NetworkError, match=r"target \(2, 1, 3, 3\), source \(4, 1, 3, 3\)"):
-        towards(target, unet(4), 0.5)
+def test_networks_that_do_not_match_are_refused():
     with pytest.raises(NetworkError, match=r"no parameter in common.* target \(4, 1, 3\), source None"):
         rmse(nn.Conv1d(1, 4, 3), nn.BatchNorm1d(3))
 
 
-def first(model):
-    return model.down[0].conv1.weight
+def test_aligned_rmse_is_relative_and_leaves_the_other_columns_alone(target, source):
+    table = rmse(target, source, align=True)
+    assert list(table.columns) == ["kind", "layer", "name", "rmse", "relative", "aligned"]
+    assert table.drop(columns="aligned").equals(rmse(target, source))
+    kernels = table[table["kind"] == "W"]
+    assert kernels["aligned"].mean() < kernels["relative"].mean()
+    assert (rmse(target, copy.deepcopy(target), align=True)["aligned"] == 0).all()
 
 
-def test_part_of_the_way_has_that_part_of_the_rmse_and_the_ends_are_the_two_networks(target, source):
-    full = rmse(target, source)["rmse"]
-    assert rmse(target, towards(target, source, 0.25))["rmse"].to_numpy() == pytest.approx(0.25 * full, rel=1e-5)
-    assert rmse(target, towards(target, source, 0))["rmse"].max() == 0
-    assert rmse(source, towards(target, source, 1))["rmse"].max() < 1e-6
+def test_aligned_rmse_by_hand():
+    def two_channels(first, last):
+        model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(), nn.Conv2d(2, 1, 1, bias=False))
+        model[0].weight.data = torch.tensor(first).reshape(2, 1, 1, 1)
+        model[2].weight.data = torch.tensor(last).reshape(1, 2, 1, 1)
+        return model
+
+    # the source's channels are the target's in the other order, the second of them moved by 5 where it comes out
+    table = rmse(two_channels([3.0, 4.0], [6.0, 8.0]), two_channels([4.0, 3.0], [13.0, 6.0]), align=True)
+    np.testing.assert_allclose(table["relative"], np.sqrt([1 + 1, 49 + 4]) / [5, 10])
+    np.testing.assert_allclose(table["aligned"], [0, 5 / 10])
 
 
-def test_noise_is_as_far_as_the_source_in_another_direction(target, source):
-    noise = noisy(target, source, seed=3)
-    apart = rmse(target, source)
-    # clamping at 0 may only shorten the way of a running variance
-    free = apart["kind"] != "RV"
-    found = rmse(target, noise)["rmse"]
-    assert found[free].to_numpy() == pytest.approx(apart.loc[free, "rmse"], rel=1e-5)
-    assert (found[~free] <= apart.loc[~free, "rmse"] * (1 + 1e-5)).all()
-    kernel = first(noise) - first(target), first(source) - first(target)
-    assert abs(torch.cosine_similarity(kernel[0].flatten(), kernel[1].flatten(), dim=0)) < 0.9
-    assert all((norm.running_var >= 0).all() for norm in noise.modules() if isinstance(norm, nn.BatchNorm2d))
-    again = noisy(target, source, seed=3)
-    assert all(torch.equal(a, b) for a, b in zip(noise.state_dict().values(), again.state_dict().values(), strict=True))
-    assert not torch.equal(first(noisy(target, source, seed=4)), first(noise))
-
-
-def test_networks_at_a_distance_leave_both_ends_alone(target, source):
-    pair = target, source
-    before = [{name: value.clone() for name, value in model.state_dict().items()} for model in pair]
-    towards(*pair, 0.5)
-    noisy(*pair)
-    for model, state in zip(pair, before, strict=True):
-        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+def test_aligned_rmse_needs_all_layers(target):
+    with pytest.raises(NetworkError, match=r"target \(2, 1, 3, 3\), source \(4, 1, 3, 3\); both must be the same"):
+        rmse(target, unet(4), align=True)

@@ -13,8 +13,9 @@ PACKAGE = Path(__file__).parents[1] / "prr"
 FLOORS = [
     ["errors"],
     ["layers", "samples", "page"],
-    ["checkpoints", "metrics", "distance", "bn", "suffix"],
-    ["alignment", "predictors", "reuse"],
+    ["checkpoints", "metrics", "bn", "suffix", "alignment"],
+    ["distance"],
+    ["predictors", "donors", "reuse"],
     ["verdict"],
     ["figures"],
     ["data"],

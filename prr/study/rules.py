@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from prr.predictors import rank_agreement
 from prr.study import paper
 from prr.verdict import NOT_REUSABLE, REUSABLE, layer_verdicts
 
@@ -82,13 +83,13 @@ def means(leaf: str, more: pd.Series, less: pd.Series, paired: bool = False) -> 
 
 def falling(leaf: str, layer: pd.Series, value: pd.Series) -> Leaf:
     """The value falls with depth."""
-    return below(leaf, *correlation(layer, value))
+    return below(leaf, *rank_agreement(layer, value))
 
 
 def patternless(leaf: str, layer: pd.Series, value: pd.Series) -> Leaf:
     """The value has no trend over depth: refuted by one, else open."""
-    rho, low, high = correlation(layer, value)
-    return Leaf(leaf, rho, low, high, UNSURE if low <= 0 <= high else NO, 0.0)
+    rho, low, high = rank_agreement(layer, value)
+    return Leaf(leaf, rho, low, high, NO if low > 0 or high < 0 else UNSURE, 0.0)
 
 
 def number(leaf: str, printed: float, here: float, low: float, high: float, seeds: int = 1) -> Leaf:
@@ -115,22 +116,3 @@ def mean_gap(first: pd.Series, second: pd.Series, paired: bool = False) -> tuple
         method="percentile", paired=paired, rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
     return interval.low, interval.high
-
-
-def correlation(layer: pd.Series, value: pd.Series) -> tuple[float, float, float]:
-    """Spearman's with its 95 % bootstrap interval over layers: value, low, high."""
-    pair = layer.to_numpy(float), value.to_numpy(float)
-    rho = float(rank_correlation(*pair))
-    interval = stats.bootstrap(
-        pair, rank_correlation, paired=True, vectorized=True, n_resamples=2000,
-        method="percentile", rng=np.random.default_rng(0),
-    ).confidence_interval  # fmt: skip
-    return rho, interval.low, interval.high
-
-
-def rank_correlation(first: np.ndarray, second: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Spearman's, over an axis; 0 where one side is constant."""
-    ranks = [stats.rankdata(values, axis=axis) for values in (first, second)]
-    a, b = (rank - rank.mean(axis, keepdims=True) for rank in ranks)
-    scale = np.sqrt((a**2).sum(axis) * (b**2).sum(axis))
-    return (a * b).sum(axis) / np.where(scale > 0, scale, 1)
