@@ -163,7 +163,10 @@ def tensor(model: nn.Module, kind: str, name: str) -> Tensor:
     """
     check_kinds([kind])
     family, attribute = KINDS[kind]
-    module = dict(model.named_modules()).get(name)
+    try:
+        module = model.get_submodule(name)
+    except AttributeError:
+        module = None
     value = getattr(module, attribute, None) if isinstance(module, family) else None
     if value is None:
         raise NetworkError(f"{name}.{attribute} ({kind}): not in {type(model).__name__}")

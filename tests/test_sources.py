@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.cluster.hierarchy import fcluster, linkage
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.metrics import silhouette_score
 from torch import nn
 
-from prr.errors import OptionError
+from prr.distance import rmse
+from prr.errors import NetworkError, OptionError
 from prr.study import Experiment, sources
 from prr.study.sources import SIX, TARGET
 
@@ -98,6 +100,35 @@ def test_relative_is_to_the_first_and_to_the_second():
     found = between({"a": Tiny(), "b": moved(range(8), 3.0)}).query("kind == 'W'")
     assert found["relative"].tolist() == [3, 3]
     assert found["relative_second"].tolist() == [0.75, 0.75]
+
+
+def test_every_pair_is_measured_as_by_rmse():
+    torch.manual_seed(0)
+    models, starts = ({label: Tiny() for label in "abc"} for _ in range(2))
+    for value in itertools.chain.from_iterable(each.parameters() for each in [*models.values(), *starts.values()]):
+        nn.init.normal_(value)
+    found = between(models, starts).set_index(["first", "second", "kind", "name"])
+
+    def like(some, first, second, column="rmse"):
+        return rmse(some[first], some[second]).set_index(["kind", "name"])[column].drop(index="dead", level="name")
+
+    for first, second in itertools.combinations("abc", 2):
+        part = found.loc[first, second]
+        expected = {
+            "rmse": like(models, first, second), "relative": like(models, first, second, "relative"),
+            "relative_second": like(models, second, first, "relative"), "apart": like(starts, first, second),
+        }  # fmt: skip
+        pd.testing.assert_frame_equal(part[[*expected]], pd.DataFrame(expected), check_like=True)
+        moved = rmse(starts[second], models[second]).set_index(["kind", "name"])["rmse"]
+        np.testing.assert_allclose(part["travelled_second"], moved[part.index])
+
+
+def test_a_network_that_does_not_match_or_has_diverged_is_refused():
+    wide, broken = nn.Conv2d(1, 9, 1), moved([0], float("nan"))
+    with pytest.raises(NetworkError, match="must be the same network"):
+        between({"a": Tiny(), "b": wide}, {"a": Tiny(), "b": Tiny()})
+    with pytest.raises(NetworkError, match="NaN"):
+        between({"a": Tiny(), "b": broken})
 
 
 def test_layers_that_do_not_run_are_left_out():
@@ -222,15 +253,31 @@ def test_two_clear_groups_are_found_and_numbered_from_the_smallest():
     assert told["group"].value_counts().to_dict() == {1: 10, 2: 5}
 
 
-def test_groups_agree_with_scipy():
+def test_groups_agree_with_scikit_learn():
     random = np.random.default_rng(0)
     pairs = table(all_pairs(lambda number: 1.0))
     pairs["rmse"] = random.lognormal(size=len(pairs))
     curves = np.log(pairs["rmse"].to_numpy().reshape(15, -1))
-    theirs = fcluster(linkage(curves, "average"), 4, "maxclust")
     names = [*all_pairs(int)]
-    ours = sources.members(pairs, "pspnet", 4).set_index(["first", "second"])["group"].loc[names].to_numpy()
-    np.testing.assert_array_equal(ours[:, None] == ours, theirs[:, None] == theirs)
+    found = sources.groups(pairs, "pspnet").set_index("groups")["silhouette"]
+    for count in sources.COUNTS:
+        theirs = AgglomerativeClustering(count, linkage="average").fit_predict(curves)
+        ours = sources.members(pairs, "pspnet", count).set_index(["first", "second"])["group"].loc[names].to_numpy()
+        np.testing.assert_array_equal(ours[:, None] == ours, theirs[:, None] == theirs)
+        assert found[count] == pytest.approx(silhouette_score(curves, theirs))
+
+
+def test_curves_that_are_all_the_same_are_no_groups():
+    assert (sources.groups(table(all_pairs(lambda number: 1.0)), "pspnet")["silhouette"] == 0).all()
+
+
+def test_one_cloud_rarely_gives_as_large_a_silhouette_as_two_clear_groups():
+    pairs = table({pair: (5.0 if "T1 seg" in pair else 0.5) * (1 + n / 100) for pair, n in all_pairs(int).items()})
+    pairs["rmse"] *= np.random.default_rng(0).lognormal(0, 0.1, len(pairs))
+    cloud = sources.groupless(pairs, "pspnet", draws=50)
+    assert cloud.shape == (50,)
+    assert (sources.groups(pairs, "pspnet")["silhouette"].max() > cloud).mean() > 0.8
+    np.testing.assert_array_equal(sources.groupless(pairs, "pspnet", draws=50), cloud)
 
 
 def test_too_many_groups_are_refused():

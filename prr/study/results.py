@@ -30,6 +30,8 @@ class Results:
         self.pairs = functools.cache(functools.partial(sources.over_seeds, self.run))
         self.few = functools.cache(functools.partial(sources.few, self.run))
         self.transfer = functools.cache(self.run.transfer)
+        for read in (self.sweep, self.first_layer, self.by_source, self.dose, self.distance, self.shift, self.joint):
+            setattr(self, read.__name__, functools.cache(read))  # many claims rest on the same table
 
     def phantom(self, dataset: str) -> bool:
         """Whether a data set is a phantom in this run."""

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
-from sklearn.cluster import AgglomerativeClustering
-from sklearn.metrics import silhouette_score
+from scipy.cluster.hierarchy import cut_tree, linkage
+from scipy.spatial.distance import pdist, squareform
 from torch import nn
 
-from prr.distance import rmse
 from prr.errors import OptionError
 from prr.figures import Words
-from prr.layers import parameter_table
+from prr.layers import comparable, entries, parameter_table
 
 if TYPE_CHECKING:
     from prr.study.experiment import Experiment
@@ -80,20 +80,44 @@ def between(models: dict[str, nn.Module], starts: dict[str, nn.Module], example:
     Raises:
         NetworkError: networks that do not match, NaN or infinite weights.
     """
-    table = parameter_table(next(iter(models.values())), example)
-    live = table.loc[table["live"] & table["kind"].isin(["W", "B"]), LAYER]
-    travelled = {label: rmse(starts[label], model)["rmse"] for label, model in models.items()}
-    parts = []
-    for first, second in itertools.combinations(models, 2):
-        there, back = rmse(models[first], models[second]), rmse(models[second], models[first])
-        apart = rmse(starts[first], starts[second])["rmse"]
-        squares = apart**2 + travelled[first] ** 2 + travelled[second] ** 2
-        part = there.assign(
-            first=first, second=second, relative_second=back["relative"], travelled_first=travelled[first],
-            travelled_second=travelled[second], apart=apart, null=squares**0.5,
-        )  # fmt: skip
-        parts.append(live.merge(part, on=LAYER)[[*PAIR, *LAYER, *NUMBERS]])
-    return pd.concat(parts, ignore_index=True)
+    target = next(iter(models.values()))
+    table = parameter_table(target, example)
+    live = table.loc[table["live"] & table["kind"].isin(["W", "B"]), LAYER].reset_index(drop=True)
+    ends, begins = ({label: _tensors(target, each) for label, each in some.items()} for some in (models, starts))
+    layers = [
+        _distances(*({label: some[label][kind, name].double() for label in models} for some in (ends, begins)))
+        for kind, name in live[["kind", "name"]].itertuples(index=False)
+    ]
+    pairs = itertools.combinations(models, 2)
+    parts = [
+        pd.concat([live.assign(first=first, second=second), pd.DataFrame(numbers, columns=NUMBERS)], axis=1)
+        for (first, second), *numbers in zip(pairs, *layers, strict=True)
+    ]
+    return pd.concat(parts, ignore_index=True)[[*PAIR, *LAYER, *NUMBERS]]
+
+
+def _tensors(target: nn.Module, model: nn.Module) -> dict[tuple[str, str], torch.Tensor]:
+    """All tensors of a network that matches the target: `prr.rmse` would check and read it again for each pair."""
+    comparable(target, model)
+    return {(kind, name): value.detach().cpu() for kind, _, name, value in entries(model)}
+
+
+def _distances(ends: dict[str, torch.Tensor], begins: dict[str, torch.Tensor]) -> list[tuple[float, ...]]:
+    """NUMBERS of every two networks in one layer."""
+    scale = {label: _rms(value) for label, value in ends.items()}
+    travelled = {label: _rms(value - begins[label]) for label, value in ends.items()}
+    found = []
+    for first, second in itertools.combinations(ends, 2):
+        error, apart = _rms(ends[second] - ends[first]), _rms(begins[second] - begins[first])
+        null = np.sqrt(apart**2 + travelled[first] ** 2 + travelled[second] ** 2)
+        with np.errstate(divide="ignore", invalid="ignore"):  # biases that are all zero
+            relative = error / scale[first], error / scale[second]
+        found.append((error, *relative, travelled[first], travelled[second], apart, null))
+    return found
+
+
+def _rms(values: torch.Tensor) -> np.float64:
+    return np.sqrt(values.square().mean().numpy())
 
 
 def ranking(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -220,8 +244,7 @@ def groups(pairs: pd.DataFrame, network: str) -> pd.DataFrame:
     """
     curves = _curves(pairs, network)
     counts = [count for count in COUNTS if count < len(curves)]
-    scores = [silhouette_score(curves, _labels(curves, count)) for count in counts]
-    return pd.DataFrame({"groups": counts, "silhouette": scores})
+    return pd.DataFrame({"groups": counts, "silhouette": _silhouettes(curves.to_numpy(), counts)})
 
 
 def groupless(pairs: pd.DataFrame, network: str, draws: int = 200) -> np.ndarray:
@@ -234,7 +257,7 @@ def groupless(pairs: pd.DataFrame, network: str, draws: int = 200) -> np.ndarray
     curves, rng = _curves(pairs, network).to_numpy(), np.random.default_rng(0)
     mean, spread = curves.mean(axis=0), (curves - curves.mean(axis=0)) / np.sqrt(len(curves) - 1)
     clouds = (mean + rng.normal(size=(len(curves), len(curves))) @ spread for _ in range(draws))
-    return np.array([max(silhouette_score(each, _labels(each, count)) for count in COUNTS) for each in clouds])
+    return np.array([max(_silhouettes(each, COUNTS)) for each in clouds])
 
 
 def members(pairs: pd.DataFrame, network: str, count: int | None = None) -> pd.DataFrame:
@@ -257,7 +280,8 @@ def members(pairs: pd.DataFrame, network: str, count: int | None = None) -> pd.D
         count = int(found.loc[found["silhouette"].idxmax(), "groups"])
     if not 1 <= count <= len(curves):
         raise OptionError(f"count={count}: expected 1 to {len(curves)} groups, as many as there are curves at most")
-    table = pd.DataFrame({"group": _labels(curves, count), "rmse": np.exp(curves.mean(axis=1))}).reset_index()
+    labels = cut_tree(linkage(curves, "average"), count)[:, 0]
+    table = pd.DataFrame({"group": labels, "rmse": np.exp(curves.mean(axis=1))}).reset_index()
     table["group"] = table.groupby("group")["rmse"].transform("mean").rank(method="dense").astype(int)
     return table.sort_values(["group", "rmse"], ignore_index=True)
 
@@ -269,8 +293,21 @@ def _curves(pairs: pd.DataFrame, network: str) -> pd.DataFrame:
     return kernels.assign(log=log).pivot_table(index=PAIR, columns="layer", values="log", sort=False)
 
 
-def _labels(curves: pd.DataFrame | np.ndarray, count: int) -> np.ndarray:
-    return AgglomerativeClustering(count, linkage="average").fit_predict(np.asarray(curves))
+def _silhouettes(curves: np.ndarray, counts: Sequence[int]) -> list[float]:
+    """Mean silhouette of average linkage cut into so many groups, each; distances are measured once for all of them."""
+    distances = pdist(curves)
+    labels = cut_tree(linkage(distances, "average"), counts)
+    return [_silhouette(squareform(distances), each) for each in labels.T]
+
+
+def _silhouette(distances: np.ndarray, labels: np.ndarray) -> float:
+    """Mean silhouette (Rousseeuw 1987, doi:10.1016/0377-0427(87)90125-7); 0 where alone, or all equal."""
+    member = labels[:, None] == np.unique(labels)
+    totals, sizes = distances @ member, member.sum(axis=0)
+    others = (member @ sizes) - 1  # in the own group
+    own, nearest = totals[member] / np.maximum(others, 1), np.where(member, np.inf, totals / sizes).min(axis=1)
+    widest = np.maximum(own, nearest)
+    return float(np.where((others > 0) & (widest > 0), (nearest - own) / np.where(widest > 0, widest, 1), 0).mean())
 
 
 # ------------------------------------------------------------------- relations
