@@ -274,7 +274,8 @@ def _assemble(names: list[str], root: Path, out: Path) -> Path:
     shutil.copytree(root / "book", source, ignore=shutil.ignore_patterns("*.ipynb", ".ipynb_checkpoints"))
     for name in names:
         shutil.copy(out / "chapters" / name, source)
-    (source / "run_times.md").write_text(_run_times([source / name for name in names]), encoding="utf-8")
+    speed = _run_times([source / name for name in names]) + _benchmarks(root / "tests" / "bench")
+    (source / "run_times.md").write_text(speed, encoding="utf-8")
     toc, config = _read_yaml(root / "_toc.yml"), _read_yaml(root / "_config.yml")
     if len(names) < len(toc["chapters"]):  # a link to a chapter that isn't in a partial build is no mistake
         config["sphinx"]["config"]["suppress_warnings"] = ["myst.xref_missing"]
@@ -288,7 +289,8 @@ def _run_times(chapters: list[Path]) -> str:
     import nbformat
 
     lines = [
-        "# Run times\n",
+        "# How fast\n",
+        "## Run times\n",
         "What each chapter of this build took on the machine that executed it. A chapter that finds its networks",
         "in the store takes less than one that trains them.\n",
         "| chapter | seconds | parameters |",
@@ -300,6 +302,23 @@ def _run_times(chapters: list[Path]) -> str:
         lines.append(f"| [](./{chapter.name}) | {run.seconds:.1f} | {parameters} |")
     lines.append(f"\nPython {sys.version.split()[0]}, torch {version('torch')}.")
     return "\n".join(lines) + "\n"
+
+
+def _benchmarks(folder: Path) -> str:
+    """What `make bench` printed, as it is, on each device that has a file; nothing without one."""
+    if not (tables := sorted(folder.glob("*.txt"))):
+        return ""
+    lines = [
+        "\n## Benchmarks\n",
+        "What `make bench` printed; machine and versions stand above each table. A sweep takes turns with a *plain*",
+        "loop, which runs the whole network for every transplant in the same batches; figures are medians of these",
+        "pairs. The *usual* loop is `load_state_dict`, a `DataLoader` and Dice in NumPy, run once. *By operations* is",
+        "what leaving out the convolutions before a changed layer could gain at most. Training as usual is one network",
+        "on all cores behind a `DataLoader` that augments slice by slice; `prr` trains one network on each core.\n",
+    ]
+    for table in tables:
+        lines += [f"### {table.stem}\n", "```text", table.read_text(encoding="utf-8").strip("\n"), "```\n"]
+    return "\n".join(lines)
 
 
 def _jupyter_book(source: Path, output: Path, log: Path) -> None:

@@ -84,11 +84,14 @@ def external(page: Path) -> list[str]:
 
 
 def test_a_book_is_built_offline_and_only_once(toy, capsys, monkeypatch):
+    (toy / "tests" / "bench").mkdir(parents=True)
+    (toy / "tests" / "bench" / "cpu.txt").write_text("x86_64 x 2, torch 2\nnetwork  plain s\n   unet     <11>\n")
     index = book.build(root=toy)
     assert index == toy / "build" / "quick" / "html" / "index.html"
     assert ran(capsys) == {"01_one", "02_two"}
     html = index.parent
     assert {page.name for page in html.glob("*.html")} >= {"01_one.html", "02_two.html", "run_times.html"}
+    assert "torch 2\nnetwork  plain s\n   unet     &lt;11&gt;\n</pre>" in (html / "run_times.html").read_text()
     assert 'alt="a line that rises"' in (html / "01_one.html").read_text()
     assert "# Parameters" not in (html / "02_two.html").read_text()
     assert (html / "_static" / "mathjax" / "tex-chtml.js").is_file()
@@ -117,6 +120,7 @@ def test_some_chapters_make_a_book_without_a_warning(toy):
     html = book.build(root=toy, chapters=["2"]).parent
     assert (html / "02_two.html").is_file()
     assert not (html / "01_one.html").exists()
+    assert "Benchmarks" not in (html / "run_times.html").read_text()
 
 
 @pytest.fixture
