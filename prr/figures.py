@@ -26,6 +26,25 @@ _PALETTE = sns.color_palette("colorblind").as_hex()
 KIND_COLOUR = dict(zip(["W", "B", "RM", "RV", "RW", "RB"], [_PALETTE[i] for i in (0, 1, 2, 4, 3, 5)], strict=True))
 # a verdict is told by shape and colour both
 VERDICT_STYLE = {REUSABLE: ("o", _PALETTE[2]), UNDECIDED: ("s", _PALETTE[7]), NOT_REUSABLE: ("X", _PALETTE[3])}
+# the controls of chapter 9 that are drawn, its verdicts, and what it says of predictors
+CONTROL_STYLE = {
+    "source": ("o", _PALETTE[0]),
+    "other seed": ("D", _PALETTE[2]),
+    "start": ("s", _PALETTE[1]),
+    "random": ("X", _PALETTE[3]),
+}
+REUSE_STYLE = {
+    "redundant": ("d", _PALETTE[7]),
+    "reused": ("o", _PALETTE[2]),
+    "lost": ("X", _PALETTE[3]),
+    "undecided": ("_", "0.5"),
+}
+AGREEMENT_STYLE = {"predicts": ("o", _PALETTE[2]), "undecided": ("s", _PALETTE[7]), "misleads": ("X", _PALETTE[3])}
+# how two networks begin: chapter 8's headline, and all of its starts
+START_STYLE = {"independent": ("X", _PALETTE[3], -0.12), "shared": ("o", _PALETTE[0], 0.12)}
+START_MARKER = {
+    "independent": "X", "shared": "o", "encoder-shared": "s", "pretext": "D", "correlated": "^", "imagenet": "P",
+}  # fmt: skip
 LABEL_COLOUR = {1: _PALETTE[9], 2: _PALETTE[1], 3: _PALETTE[3]}
 LABEL_NAME = {1: "RV cavity", 2: "myocardium", 3: "LV cavity"}
 CLASS_NAME = {0: "background", **LABEL_NAME, "mean": "mean, 0 to 3", "foreground": "mean, 1 to 3"}
@@ -290,6 +309,78 @@ def distance_curves(pairs: pd.DataFrame, *, target: str = "ACDC seg", kind: str 
     return _finish(figure, axes, note, legend=True)
 
 
+def cells(table: pd.DataFrame, names: dict[str, str], *, note: str = "") -> Figure:
+    """Mean drop over the kernels of each network by start, one panel per view, with simultaneous intervals.
+
+    Args:
+        table: DataFrame[at, network, start, drop, low, high] from `prr.study.architecture.cells`.
+        names: {network: how it is written}, in the order of the axis.
+        note: where the numbers come from.
+    """
+    views = list(table["at"].unique())
+    figure, axes = plt.subplots(1, len(views), figsize=(3.6 * len(views), 3.4), sharey=True, squeeze=False)
+    for axis, view in zip(axes[0], views, strict=True):
+        for start, (marker, colour, shift) in START_STYLE.items():
+            part = table[(table["at"] == view) & (table["start"] == start)].set_index("network").loc[list(names)]
+            bar = np.clip([part["drop"] - part["low"], part["high"] - part["drop"]], 0, None)
+            place = np.arange(len(part)) + shift
+            axis.errorbar(place, part["drop"], bar, fmt=marker, color=colour, capsize=3, label=f"{start} start")
+        axis.axhline(0, color="0.4", linewidth=1)
+        axis.set_xticks(range(len(names)), list(names.values()))
+        axis.set(title=view, xlabel="connections")
+    axes[0, 0].set_ylabel("drop of foreground Dice,\nmean over kernels")
+    return _finish(figure, list(axes[0]), note, legend=True)
+
+
+def contrasts(table: pd.DataFrame, *, note: str = "") -> Figure:
+    """What connections and start change of the mean drop, one panel per view; intervals hold together in a panel.
+
+    Args:
+        table: DataFrame[at, contrast, drop, low, high] from `prr.study.architecture.contrasts`.
+        note: where the numbers come from.
+    """
+    views = list(table["at"].unique())
+    figure, axes = plt.subplots(1, len(views), figsize=(2.4 + 2.6 * len(views), 3.4), sharey=True, squeeze=False)
+    for axis, view in zip(axes[0], views, strict=True):
+        part = table[table["at"] == view].reset_index(drop=True)
+        clear = (part["low"] > 0) | (part["high"] < 0)
+        for chosen, (marker, colour), label in (
+            (part[clear], ("o", _PALETTE[0]), "interval clear of 0"),
+            (part[~clear], ("s", _PALETTE[7]), "undecided"),
+        ):
+            bar = np.clip([chosen["drop"] - chosen["low"], chosen["high"] - chosen["drop"]], 0, None)
+            axis.errorbar(chosen["drop"], chosen.index, xerr=bar, fmt=marker, color=colour, capsize=3, label=label)
+        axis.axvline(0, color="0.4", linewidth=1)
+        axis.set(title=view, xlabel="change of the mean drop")
+    axes[0, 0].set_yticks(range(len(part)), part["contrast"])
+    axes[0, 0].invert_yaxis()
+    return _finish(figure, list(axes[0]), note, legend=True)
+
+
+def way(table: pd.DataFrame, names: dict[str, str], *, note: str = "") -> Figure:
+    """Mean drop against distance, a point for each pair of networks: as trained, whatever the start and the source.
+
+    Args:
+        table: DataFrame[network, start, source, drop, relative] from `prr.study.architecture.summary`.
+        names: {network: how it is written}.
+        note: where the numbers come from.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 4.2))
+    table = table.assign(start=table["start"].where(~table["start"].str.fullmatch(r"[0-9.]+"), "correlated"))
+    for (network, name), colour in zip(names.items(), _PALETTE, strict=False):
+        for start, part in table[table["network"] == network].groupby("start", sort=False):
+            style = {"color": colour, "markersize": 5.5, "alpha": 0.8}
+            axis.plot(part["relative"], part["drop"], START_MARKER[start], **style)
+        axis.plot([], [], "o", color=colour, label=name)
+    for start in table["start"].unique():
+        axis.plot([], [], START_MARKER[start], color="0.4", label=f"{start} start")
+    axis.axhline(0, color="0.4", linewidth=1)
+    axis.set(xscale="log", xlabel="relative RMSE, mean over kernels")
+    axis.set_ylabel("drop of foreground Dice,\nmean over kernels")
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return _finish(figure, [axis], note)
+
+
 def cluster_map(matrix: pd.DataFrame, *, label: str = "relative RMSE of W", note: str = "") -> Figure:
     """Distances between networks as a heat map with numbers, ordered by average linkage; the diagonal is blank.
 
@@ -355,6 +446,102 @@ def histories(tables: dict[str, pd.DataFrame], *, note: str = "") -> Figure:
         axis.set(title=title, xlabel="step", ylim=(0, None))
         axis.legend(frameon=False, fontsize=8)
     return _finish(figure, axes, note)
+
+
+def controls(means: pd.DataFrame, judged: pd.DataFrame, *, tolerance: float = 0.05, note: str = "") -> Figure:
+    """Drop of the score by layer with the kernel from the source and from its controls; the verdict along the top.
+
+    Args:
+        means: DataFrame[control, layer, drop, low, high] of one network, from `prr.study.redundancy.means`.
+        judged: DataFrame[layer, verdict] of the same, from `prr.study.redundancy.judged`.
+        tolerance: drop that counts as none.
+        note: where the numbers come from.
+    """
+    figure, (above, axis) = plt.subplots(
+        2, 1, figsize=(10, 4.6), sharex=True, gridspec_kw={"height_ratios": [0.16, 1], "hspace": 0.05}
+    )
+    axis.axhspan(-tolerance, tolerance, color="0.9", zorder=0, label=f"within {tolerance:g} of the target")
+    for index, (control, (marker, colour)) in enumerate(CONTROL_STYLE.items()):
+        part = means[means["control"] == control]
+        place = part["layer"] + (index - (len(CONTROL_STYLE) - 1) / 2) * 0.19
+        bar = np.clip([part["drop"] - part["low"], part["high"] - part["drop"]], 0, None)
+        axis.errorbar(place, part["drop"], bar, fmt=marker, color=colour, markersize=4.5, linewidth=0.9, label=control)
+    top = means.loc[means["control"].isin(CONTROL_STYLE), "drop"].max()
+    axis.set_ylim(-0.15, max(0.3, 1.25 * top))  # wide limits of a few seeds may run out of the panel
+    axis.set_ylabel("drop of foreground Dice")
+    _layer_axis(axis, "", judged["layer"])
+    for verdict, (marker, colour) in REUSE_STYLE.items():
+        some = judged.loc[judged["verdict"] == verdict, "layer"]
+        above.plot(some, np.zeros(len(some)), marker, color=colour, markersize=7, linestyle="none", label=verdict)
+    above.axis("off")
+    above.legend(loc="lower center", bbox_to_anchor=(0.5, 0.75), ncols=len(REUSE_STYLE), frameon=False, fontsize=8)
+    handles, labels = axis.get_legend_handles_labels()
+    axis.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False, fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    return _note(figure, note)
+
+
+def prefixes(joint: pd.DataFrame, trained: pd.DataFrame, *, note: str = "") -> Figure:
+    """The first n layers of another network: drop without training, and score after a short training of the rest.
+
+    Args:
+        joint: DataFrame[control, set, n, recalibrated, drop] from `prr.study.prefixes.joint_means`.
+        trained: DataFrame[prefix, n, dice, gain, gain_low, gain_high] from `prr.study.prefixes.prefix_means`; empty
+            where no prefix was trained.
+        note: where the numbers come from.
+    """
+    figure, axes = _panels(2 if len(trained) else 1)
+    first = joint[joint["set"] == "first layers"]
+    for control, (marker, colour) in CONTROL_STYLE.items():
+        for anew, line in ((False, "-"), (True, "--")):
+            part = first[(first["control"] == control) & (first["recalibrated"] == anew)]
+            label = None if anew else control
+            axes[0].plot(part["n"], part["drop"], marker + line, color=colour, markersize=4.5, label=label)
+    axes[0].plot([], [], "--", color="0.4", label="recalibrated")
+    axes[0].set(title="put in, nothing trained", xlabel="layers from the input", ylabel="drop of foreground Dice")
+    axes[0].legend(frameon=False, fontsize=8)
+    if len(trained):
+        free = trained.loc[trained["n"] == 0, "dice"].item()
+        axes[1].axhline(free, color="0.4", linestyle=":", label="nothing loaded")
+        for index, (prefix, part) in enumerate(trained[trained["n"] > 0].groupby("prefix", sort=False)):
+            place = part["n"] + (index - 2) * 0.22
+            bar = np.clip([part["gain"] - part["gain_low"], part["gain_high"] - part["gain"]], 0, None)
+            line = "--" if "trained on" in prefix else "-"
+            axes[1].errorbar(
+                place, part["dice"], bar, fmt="osDv^"[index % 5] + line, color=_PALETTE[(0, 9, 2, 8, 3)[index % 5]],
+                markersize=4.5, linewidth=1, label=prefix,
+            )  # fmt: skip
+        axes[1].set(title="loaded, then trained shortly", xlabel="layers from the input", ylabel="foreground Dice")
+        axes[1].set_ylim(min(0, trained["dice"].min()) - 0.03, 1.03)
+        axes[1].legend(frameon=False, fontsize=8)
+    return _finish(figure, axes, note)
+
+
+def predictors(agreement: pd.DataFrame, labels: dict[str, str], *, note: str = "") -> Figure:
+    """Rank correlation of every cheap score with every truth, a panel for each truth; right of 0 the score warns.
+
+    Args:
+        agreement: DataFrame[truth, score, rho, low, high, verdict] of one network, from
+            `prr.study.prediction.agreement`.
+        labels: {score: words}, in order from above.
+        note: where the numbers come from.
+    """
+    truths = list(agreement["truth"].unique())
+    figure, axes = plt.subplots(1, len(truths), figsize=(10, 0.34 * len(labels) + 1.3), sharey=True, squeeze=False)
+    place = {score: index for index, score in enumerate(labels)}
+    for axis, truth in zip(axes[0], truths, strict=True):
+        for row in agreement[agreement["truth"] == truth].itertuples():
+            marker, colour = AGREEMENT_STYLE[row.verdict]
+            axis.hlines(place[row.score], row.low, row.high, color=colour, linewidth=1.5)
+            axis.plot(row.rho, place[row.score], marker, color=colour, markersize=6)
+        axis.axvline(0, color="0.4", linewidth=0.8)
+        axis.grid(axis="x", color="0.92")
+        axis.set(title=truth, xlabel="Spearman's rho", xlim=(-1.05, 1.05))
+    for verdict, (marker, colour) in AGREEMENT_STYLE.items():
+        axes[0, 0].plot([], [], marker, color=colour, label=verdict)
+    axes[0, 0].set_yticks(range(len(labels)), labels.values())
+    axes[0, 0].invert_yaxis()
+    return _finish(figure, list(axes[0]), note, legend=True)
 
 
 class Download:

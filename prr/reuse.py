@@ -36,9 +36,10 @@ from prr.suffix import Change, Suffixes, Whole, main, outputs_of
 
 # Goes into every stored sweep's key: raise it when a change here or in metrics.py changes what a sweep gives.
 RECIPE = 1
+LEAST = 8  # images in a thread's share of a small set: with fewer, Python between two operations costs too much
+KEPT = 2**28  # bytes of outputs that a sweep holds at a time, for a score that wants whole outputs
 # What a plan does with a parameter: take it from the source and freeze it; take it and train on; keep the model's own
 # and estimate it anew on the target's images (RM, RV); keep the model's own and train.
-KEPT = 2**28  # bytes of outputs that a sweep holds at a time, for a score that wants whole outputs
 ACTIONS = ("reuse", "fine-tune", "recalibrate", "retrain")
 
 
@@ -112,15 +113,59 @@ def sweep(
 
     Source: Wang et al. 2020, arXiv:2008.03411, Figs 3, 4, 7, 8.
     """
-    check_kinds(kinds)
     data = samples(data)
+    rows, before, after = scored(target, source, data, kinds, layers, score, batch_size, progress)
+    warn_of_rest(target, source)
+    low, high = drop_interval(before, after)
+    reached = nanmean(after)
+    return rows.assign(score=reached, drop=nanmean(before) - reached, low=low, high=high)
+
+
+def drops(
+    target: nn.Module,
+    source: nn.Module,
+    data: Data,
+    *,
+    kinds: Sequence[str] = ALL,
+    layers: Collection[int] | None = None,
+    score: Score | None = None,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """What `sweep` averages: the drop of every patient (or other unit), for intervals over seeds and patients.
+
+    Arguments and errors are those of `sweep`.
+
+    Returns:
+        DataFrame[kind, layer, name, patient, score, drop], in the order of `sweep`; patient as in the data, NaN where
+        the score says nothing of a patient.
+    """
+    data = samples(data)
+    rows, before, after = scored(target, source, data, kinds, layers, score, batch_size, progress)
+    warn_of_rest(target, source)
+    patients = data.patient.unique().tolist()
+    long = rows.loc[rows.index.repeat(len(patients))].reset_index(drop=True)
+    return long.assign(patient=patients * len(rows), score=after.ravel(), drop=(before - after).ravel())
+
+
+def scored(
+    target: nn.Module,
+    source: nn.Module,
+    data: Data,
+    kinds: Sequence[str],
+    layers: Collection[int] | None,
+    score: Score | None,
+    batch_size: int,
+    progress: bool,
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Rows[kind, layer, name] of a sweep; scores (patients,) before and (rows, patients) after each transplant."""
+    check_kinds(kinds)
     score = score_of(score, data)
     if isinstance(layers, int) or batch_size < 1:
         raise OptionError(
             f"layers={layers}, batch_size={batch_size}: expected a list of layers, and a batch of 1 or more"
         )
     table = common(target, source, data.images[:1].to(device_of(target)))
-    warn_of_rest(target, source)
     if layers is not None and (unknown := sorted(set(layers) - set(table.loc[table["kind"].isin(kinds), "layer"]))):
         raise NetworkError(f"layers {unknown}: no such layer of kind {', '.join(kinds)} in {type(target).__name__}")
     wanted = table["kind"].isin(kinds) & (True if layers is None else table["layer"].isin(layers))
@@ -132,10 +177,7 @@ def sweep(
     pairs = list(rows[["kind", "name"]].itertuples(index=False, name=None))
     changes = [(own := tensor(model, *pair), own.detach().clone().copy_(tensor(source, *pair))) for pair in pairs]
     before, *after = scores(model, changes, data, score, batch_size, progress)
-    after = np.reshape(after, (len(rows), len(before)))
-    low, high = drop_interval(before, after)
-    reached = nanmean(after)
-    return rows[["kind", "layer", "name"]].assign(score=reached, drop=nanmean(before) - reached, low=low, high=high)
+    return rows[["kind", "layer", "name"]], before, np.reshape(after, (len(rows), len(before)))
 
 
 def joint(
@@ -337,7 +379,8 @@ def counted(
     """
     count, threads = len(data.images), torch.get_num_threads()
     batches = math.ceil(count / batch_size)
-    workers = min(threads, batches) if outputs.threads and device.type == "cpu" else 1
+    shares = max(batches, count // LEAST)  # a single batch would leave all threads but one idle
+    workers = min(threads, shares) if outputs.threads and device.type == "cpu" else 1
     batches = min(math.ceil(batches / workers) * workers, count)  # as much for each worker
 
     def numbers(batch: Tensor) -> Tensor:

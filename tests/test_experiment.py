@@ -339,7 +339,7 @@ def test_unknown_options_are_refused_by_name(run, options, message):
     ("arguments", "message"),
     [
         ({"network": "vgg"}, "network 'vgg': expected one of unet, pspnet"),
-        ({"network": "unet", "task": "denoising"}, "task 'denoising': expected one of segmentation, auto-encoding"),
+        ({"network": "unet", "task": "inpainting"}, "task 'inpainting': expected one of segmentation, auto-encoding"),
         ({"network": "unet", "dataset": "mnms"}, "data set 'mnms': expected one of acdc, t1, rvsc"),
         ({"network": "unet", "start": "warm"}, "start 'warm' for unet"),
         ({"network": "unet", "start": "imagenet"}, "start 'imagenet' for unet.*pspnet"),

@@ -13,7 +13,8 @@ from prr.data import Slices
 from prr.errors import DataError, MissingError, OptionError
 from prr.layers import KINDS, tensor
 from prr.study import Experiment, paper, training, transfer
-from prr.study.models import NETWORKS, initial
+from prr.study.models import NETWORKS
+from prr.study.starts import initial
 from prr.study.transfer import ROWS, beside, combinations, draw, gains, in_words, loaded, shares, sizes, summary
 
 CELL = ["network", "parameters", "patients", "row", "seed"]

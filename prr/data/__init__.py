@@ -8,9 +8,10 @@ from prr.data.phantom import write_phantom
 from prr.data.rvsc import read_rvsc
 from prr.data.slices import Slices, describe, split
 from prr.data.t1 import read_t1
+from prr.data.textures import textures
 from prr.errors import OptionError
 
-__all__ = ["Slices", "check", "describe", "read_acdc", "read_rvsc", "read_t1", "split", "write_phantom"]
+__all__ = ["Slices", "check", "describe", "read_acdc", "read_rvsc", "read_t1", "split", "textures", "write_phantom"]
 
 _INSPECT = {"acdc": acdc.inspect, "t1": t1.inspect, "rvsc": rvsc.inspect}
 

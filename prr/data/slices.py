@@ -30,7 +30,7 @@ class Slices:
         spacing_mm: in-plane distance of pixel centres, mm.
         name: the data set, "ACDC" for one.
         held_out: patients of `validation`; None holds out half of them at random (seed 0).
-        phantom: True if the images were made by `write_phantom`, not measured.
+        phantom: True if the images were made, not measured.
 
     `train` and `validation` are Slices in turn, and final: `x.train.train` is all of `x.train`,
     `x.validation.validation` all of `x.validation`, while `x.train.validation` raises as an empty one does.

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,21 @@ import pandas as pd
 import torch
 from torch import nn
 
-from prr import reuse
-from prr.data import Slices, read_acdc, read_rvsc, read_t1, write_phantom
-from prr.distance import noisy, towards
+from prr import donors, reuse
+from prr.data import Slices, read_acdc, read_rvsc, read_t1, textures, write_phantom
+from prr.distance import rmse
+from prr.donors import noisy, towards
 from prr.errors import DataError, NetworkError, OptionError
 from prr.figures import Words
 from prr.layers import check_kinds
 from prr.metrics import dice
-from prr.study import examples, profiles, training, transfer
-from prr.study.models import NETWORKS, derived, initial
+from prr.study import examples, prediction, prefixes, profiles, training, transfer
+from prr.study.backbones import ARCHITECTURES, SIZED_AS, random
+from prr.study.models import derived
 from prr.study.paper import KINDS
-from prr.study.profiles import EXPECTED_DICE, OVERRIDES, STARTS, Profile
+from prr.study.profiles import EXPECTED_DICE, OVERRIDES, Profile
 from prr.study.sources import SIX, TARGET
+from prr.study.starts import TEXTURES, Start, checked_start, initial, pretext
 from prr.study.store import Key, Store, content, digest, fingerprint, provenance
 from prr.verdict import RECIPE, REUSABLE, Verdict, judge, layer_verdicts
 
@@ -132,14 +135,19 @@ class Experiment:
     def slices(self, name: str) -> Slices:
         """Slices of acdc, t1 or rvsc at the profile's size and spacing: real if a folder is named, else phantom.
 
+        "textures" is neither: see `prr.data.textures`.
+
         Raises:
             OptionError: an unknown data set.
             DataError: a named folder that is not the data set.
         """
-        if name not in READERS:
-            raise OptionError(f"data set {name!r}: expected one of {', '.join(READERS)}")
+        if name not in (*READERS, TEXTURES):
+            raise OptionError(f"data set {name!r}: expected one of {', '.join((*READERS, TEXTURES))}")
         if name not in self._slices:
-            self._slices[name] = self._decoded(name, self._folder(name))
+            made = name == TEXTURES
+            self._slices[name] = (
+                textures(size=self.profile.size) if made else self._decoded(name, self._folder(name))
+            )
             self._contents[name] = content(self._slices[name])
         return self._slices[name]
 
@@ -191,38 +199,46 @@ class Experiment:
 
     def model(
         self, network: str, dataset: str = "acdc", task: str = "segmentation", start: str | None = None,
-        seed: int | None = None, patients: int | None = None,
+        seed: int | None = None, patients: int | None = None, common: int | None = None, **scale: float,
     ) -> nn.Module:  # fmt: skip
         """A trained network in eval mode, from the store or trained now.
 
         Args:
-            network: unet or pspnet.
-            dataset: acdc, t1 or rvsc.
-            task: segmentation or auto-encoding.
-            start: independent (its own random start), shared (the same random start for every data set and task of
-                this seed) or imagenet; None: the profile's.
+            network: unet or pspnet, or another of `prr.study.backbones.ARCHITECTURES`.
+            dataset: acdc, t1, rvsc or textures.
+            task: segmentation, auto-encoding or denoising.
+            start: see `prr.study.starts.initial`, or pretext: a network trained to segment textures; None: the
+                profile's.
             seed: None: the experiment's.
             patients: train on so many patients only, drawn by the seed from the training part; None: on all of it.
+            common: seed of what the start has in common with other networks; None: `seed`.
+            scale: steps or learning_rate, where they are not the profile's.
 
         Raises:
             OptionError: an unknown network, data set, task or start, or more patients than there are.
         """
-        return self._trained(network, dataset, task, start, seed, patients)[0]
+        return self._trained(self.key(network, dataset, task, start, seed, patients, common, **scale))[0]
 
     def history(
         self, network: str, dataset: str = "acdc", task: str = "segmentation", start: str | None = None,
         seed: int | None = None,
     ) -> pd.DataFrame:  # fmt: skip
         """DataFrame[step, loss, validation] of a network's training; arguments as `model`."""
-        return pd.DataFrame(**self._trained(network, dataset, task, start, seed)[1]["history"])
+        return pd.DataFrame(**self._trained(self.key(network, dataset, task, start, seed))[1]["history"])
 
     def start(
-        self, network: str, dataset: str = "acdc", task: str = "segmentation", seed: int | None = None
-    ) -> nn.Module:
-        """The untrained network from which `model` with these arguments began, in eval mode."""
-        key = self.key(network, dataset, task, seed=seed)
-        model = initial(*(key[name] for name in ("network", "width", "start", "data set", "task", "seed")))
+        self, network: str, dataset: str = "acdc", task: str = "segmentation", start: Start | None = None,
+        seed: int | None = None, common: int | None = None,
+    ) -> nn.Module:  # fmt: skip
+        """The network from which the training of `model` with these arguments began, in eval mode."""
+        model = self._begun(self.key(network, dataset, task, start, seed, None, common))
         return model.to(self.device, memory_format=torch.channels_last).eval()
+
+    def _begun(self, key: Key) -> nn.Module:
+        names = ("network", "width", "start", "data set", "task", "seed")
+        if key["start"] == "pretext":
+            return self.model(key["network"], **pretext(key.get("common", key["seed"])))
+        return initial(*(key[name] for name in names), key.get("common"))
 
     def dice(self, network: str, dataset: str = "acdc", start: str | None = None) -> pd.DataFrame:
         """DataFrame[patient, class, dice] of a segmentation network on the validation patients."""
@@ -240,14 +256,11 @@ class Experiment:
         promised = not self.overrides and self.slices("acdc").phantom
         return EXPECTED_DICE.get((self.profile.name, network), 0) if promised else 0
 
-    def _trained(
-        self, network: str, dataset: str, task: str, start: str | None, seed: int | None, patients: int | None = None
-    ) -> tuple[nn.Module, dict]:
-        key = self.key(network, dataset, task, start, seed, patients)
+    def _trained(self, key: Key) -> tuple[nn.Module, dict]:
         tensors, record = self.store.tensors("networks", key, lambda: self._train(key))
-        model = initial(network, key["width"], "shared", dataset, task, self.seed)  # any start: it is overwritten
+        model = random(key["network"], key["width"], 0)  # whatever is random is overwritten
         model.load_state_dict(tensors)
-        self._note(key, task if patients is None else f"{task}, {patients} patients", record)
+        self._note(key, key["task"] + (f", {key['patients']} patients" if "patients" in key else ""), record)
         return model.to(self.device, memory_format=torch.channels_last).eval(), record
 
     def _note(self, key: Key, made: str, record: dict) -> None:
@@ -257,25 +270,26 @@ class Experiment:
         self._used[f"{made} {digest(key)}"] = words | {"seconds": round(record["seconds"], 1)} | where
 
     def key(
-        self, network: str, dataset: str, task: str, start: str | None = None, seed: int | None = None,
-        patients: int | None = None,
+        self, network: str, dataset: str = "acdc", task: str = "segmentation", start: Start | None = None,
+        seed: int | None = None, patients: int | None = None, common: int | None = None, **scale: float,
     ) -> Key:  # fmt: skip
         """All that a trained network depends on, and nothing else; arguments as `model`."""
-        for value, known, what in ((network, NETWORKS, "network"), (task, training.LOSSES, "task")):
+        for value, known, what in ((network, ARCHITECTURES, "network"), (task, training.LOSSES, "task")):
             if value not in known:
                 raise OptionError(f"{what} {value!r}: expected one of {', '.join(known)}")
-        start = start or getattr(self.profile, f"{network}_start")
-        if start not in STARTS or (start == "imagenet" and network != "pspnet"):
-            raise OptionError(f"start {start!r} for {network}: expected one of {', '.join(STARTS)} (imagenet: pspnet)")
+        if strange := sorted(set(scale) - {"steps", "learning_rate"}):
+            raise OptionError(f"{', '.join(strange)}: expected steps or learning_rate; make a variant for the others")
+        scale = profiles.profile(self.profile.name, **self.overrides | scale)
+        start = checked_start(getattr(scale, f"{SIZED_AS[network]}_start") if start is None else start, network)
+        seed = self.seed if seed is None else checked_seed(seed)
         self.slices(dataset)
-        scale = self.profile
-        return {
+        key = {
             "network": network,
             "data set": dataset,
             "task": task,
             "start": start,
-            "seed": self.seed if seed is None else checked_seed(seed),
-            "width": getattr(scale, f"{network}_width"),
+            "seed": seed,
+            "width": getattr(scale, f"{SIZED_AS[network]}_width"),
             "normalisation": scale.normalisation,
             "data": self._contents[dataset],
             **{name: getattr(scale, name) for name in ("steps", "batch_size", "learning_rate")},
@@ -284,10 +298,14 @@ class Experiment:
             "torch": torch.__version__,
             "recipe": training.RECIPE,
             **({} if patients is None else {"patients": patients}),
+            **({} if common in (None, seed) or start in ("independent", "imagenet") else {"common": common}),
         }
+        if start == "pretext":
+            key["pretext"] = digest(self.key(network, **pretext(key.get("common", seed))))
+        return key
 
     def _train(self, key: Key) -> tuple[dict, dict]:
-        model = initial(*(key[name] for name in ("network", "width", "start", "data set", "task", "seed")))
+        model = self._begun(key)
         slices = self.slices(key["data set"])
         if "patients" in key:
             slices = transfer.draw(slices, key["patients"], key["seed"])
@@ -343,17 +361,73 @@ class Experiment:
             models[1] = noisy(*models, self.seed) if dose == "noise" else towards(*models, dose)
 
         def make() -> tuple[pd.DataFrame, dict]:
-            began = time.perf_counter()
-            with self.threads():
-                part = self.slices(target[0]).validation
-                table = reuse.sweep(*models, part, kinds=kinds, layers=layers, progress=self.progress)
-            return table, {"seconds": time.perf_counter() - began, "made": provenance(self.device)}
+            part = self.slices(target[0]).validation
+            return reuse.sweep(*models, part, kinds=kinds, layers=layers, progress=self.progress), {}
 
         key = {"table": "sweep", "network": network, "kinds": list(kinds), "layers": layers, "recipe": reuse.RECIPE}
-        key |= {} if dose is None else {"dose": dose, "seed": self.seed}
-        table, record = self.store.table(key | {"pair": [digest(judged), digest(donor)]}, make)
-        self._note(judged, f"sweep{'' if layers is None else f' of {layers}'}", record)
-        return table
+        key |= {} if dose is None else {"dose": dose, "seed": self.seed, "donors": donors.RECIPE}
+        key |= {"pair": [digest(judged), digest(donor)]}
+        return self.kept(key, judged, f"sweep{'' if layers is None else f' of {layers}'}", make)[0]
+
+    def drops(
+        self,
+        network: str,
+        target: dict[str, Any],
+        source: dict[str, Any],
+        donor: str = "source",
+        amount: float | None = None,
+        kinds: Sequence[str] = ("W",),
+    ) -> pd.DataFrame:
+        """`prr.reuse.drops` on the target's validation patients, with a control in the source's place if one is named.
+
+        Args:
+            network: see `model`.
+            target: arguments of `model` for the network that is judged.
+            source: the same for the network that gives.
+            donor: one of `prr.donors.DONORS`, or start: the network from which the target's training began.
+            amount: for donors that take one.
+            kinds: of parameters.
+
+        Returns:
+            DataFrame[kind, layer, name, patient, score, drop, rmse, relative]: the last two from target to donor.
+        """
+        judged, giver = self.key(network, **target), self.key(network, **source)
+
+        def make() -> tuple[pd.DataFrame, dict]:
+            model, other = self._trained(judged)[0], self._trained(giver)[0]
+            if donor == "start":
+                other = self._begun(judged).to(self.device)
+            else:
+                other = donors.donor(donor, model, other, amount, self.seed)
+            part = self.slices(judged["data set"]).validation
+            table = reuse.drops(model, other, part, kinds=kinds, progress=self.progress)
+            return table.merge(rmse(model, other), how="left"), {}
+
+        key = {"table": "drops", "kinds": list(kinds), "donor": donor, "amount": amount, "seed": self.seed}
+        key |= {"recipe": [reuse.RECIPE, donors.RECIPE], "pair": [digest(judged), digest(giver)]}
+        return self.kept(key, judged, f"drops by {donor}", make)[0]
+
+    def kept(
+        self, key: Key, of: Key, made: str, make: Callable[[], tuple[pd.DataFrame, dict]]
+    ) -> tuple[pd.DataFrame, dict]:
+        """A table and its record from the store, or made now with the profile's threads and timed.
+
+        Args:
+            key: all that it depends on.
+            of: the key of the network that it is about, for `provenance`.
+            made: what it is, for `provenance`.
+            make: makes table and record.
+        """
+
+        def timed() -> tuple[pd.DataFrame, dict]:
+            began = time.perf_counter()
+            with self.threads():
+                table, record = make()
+            return table, record | {"seconds": time.perf_counter() - began, "made": provenance(self.device)}
+
+        table, record = self.store.table(key, timed)
+        self._note(of, made, record)
+        return table, record
 
     def joint(self, network: str) -> pd.DataFrame:
         """What passes alone in `sweep`, taken from ACDC auto-encoding all at once, from the store or made now.
@@ -367,16 +441,12 @@ class Experiment:
         alone = swept[swept["verdict"] == REUSABLE]
 
         def make() -> tuple[pd.DataFrame, dict]:
-            began = time.perf_counter()
-            with self.threads():
-                found = reuse.joint(*models, self.slices("acdc").validation, alone)
-            record = {"seconds": time.perf_counter() - began, "made": provenance(self.device)}
-            return pd.DataFrame([{"pairs": len(alone), **found}]), record
+            found = reuse.joint(*models, self.slices("acdc").validation, alone)
+            return pd.DataFrame([{"pairs": len(alone), **found}]), {}
 
         key = {"table": "joint", "network": network, "recipe": [reuse.RECIPE, RECIPE]}
-        table, record = self.store.table(key | {"pair": [digest(judged), digest(donor)]}, make)
-        self._note(judged, "joint transplant", record)
-        return table
+        key |= {"pair": [digest(judged), digest(donor)]}
+        return self.kept(key, judged, "joint transplant", make)[0]
 
     def judge(self, network: str, patients: int | None = None) -> Verdict:
         """`prr.judge` of ACDC segmentation with the five other networks as sources, from the store or made now.
@@ -390,19 +460,16 @@ class Experiment:
         models = {label: self.model(network, *each, **few[label]) for label, each in SIX.items()}
 
         def make() -> tuple[pd.DataFrame, dict]:
-            began = time.perf_counter()
             sources = {label: model for label, model in models.items() if label != TARGET}
             part = self.slices("acdc").validation
-            with self.threads():
-                verdict = judge(models[TARGET], sources, part, seed=self.seed, progress=self.progress)
+            verdict = judge(models[TARGET], sources, part, seed=self.seed, progress=self.progress)
             record = {name: getattr(verdict, name).to_dict("split", index=False) for name in VERDICT_TABLES}
             facts = {name: getattr(verdict, name) for name in VERDICT_FACTS}
-            record |= {"facts": facts, "seconds": time.perf_counter() - began, "made": provenance(self.device)}
-            return verdict.layers, record
+            return verdict.layers, record | {"facts": facts}
 
         key = {"table": "verdict", "network": network, "recipe": [reuse.RECIPE, RECIPE], "seed": self.seed}
-        layers, record = self.store.table(key | {"networks": [digest(each) for each in keys.values()]}, make)
-        self._note(keys[TARGET], "verdict", record)
+        key |= {"networks": [digest(each) for each in keys.values()]}
+        layers, record = self.kept(key, keys[TARGET], "verdict", make)
         tables = {name: pd.DataFrame(**record[name]) for name in VERDICT_TABLES}
         return Verdict(layers=layers, **tables, **record["facts"])
 
@@ -415,6 +482,28 @@ class Experiment:
     def transfer(self) -> pd.DataFrame:
         """All runs of the transfer experiment; see `prr.study.transfer.table`."""
         return transfer.table(self)
+
+    # ---------------------------------------------------- reuse or redundancy
+
+    def jointly(self, **arguments: Any) -> pd.DataFrame:
+        """Sets of parameters put into a target at once; see `prr.study.prefixes.jointly`."""
+        return prefixes.jointly(self, **arguments)
+
+    def prefix(self, **arguments: Any) -> pd.DataFrame:
+        """A prefix loaded and the rest trained shortly; see `prr.study.prefixes.prefix`."""
+        return prefixes.prefix(self, **arguments)
+
+    def scored(self, **arguments: Any) -> pd.DataFrame:
+        """The cheap scores of one source; see `prr.study.prediction.scored`."""
+        return prediction.scored(self, **arguments)
+
+    def fine_tuned(self, **arguments: Any) -> pd.DataFrame:
+        """One source fine-tuned on few patients; see `prr.study.prediction.fine_tuned`."""
+        return prediction.fine_tuned(self, **arguments)
+
+    def distances(self, **arguments: Any) -> pd.DataFrame:
+        """RMSE beside its nulls; see `prr.study.prediction.distances`."""
+        return prediction.distances(self, **arguments)
 
     def example(self, name: str) -> nn.Module:
         """One of the networks that stand in for a reader's own; see `prr.study.examples.trained`."""

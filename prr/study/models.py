@@ -109,15 +109,18 @@ class ConvBN(nn.Sequential):
 class PSPNet(nn.Module):
     """See `pspnet`."""
 
-    def __init__(self, width: int, in_channels: int, out_channels: int):
+    def __init__(
+        self, encoder: nn.Module, third: int, deep: int, width: int, in_channels: int, out_channels: int
+    ):  # fmt: skip
+        """`encoder`: (n, 3, h, w) -> its third stage (n, third, h / 8, w / 8) and its last (n, deep, h / 8, w / 8)."""
         super().__init__()
-        deep, narrow = 8 * width, 2 * width
+        narrow = 2 * width
         self.in_channels = in_channels
-        self.encoder = Encoder(width)
+        self.encoder = encoder
         self.pyramid = nn.ModuleList(ConvBN(deep, narrow, 1) for _ in PYRAMID)
-        self.fuse = ConvBN(2 * deep, narrow, 3)
+        self.fuse = ConvBN(deep + len(PYRAMID) * narrow, narrow, 3)
         self.classifier = nn.Conv2d(narrow, out_channels, 1)
-        self.auxiliary = nn.Sequential(ConvBN(4 * width, width, 3), nn.Conv2d(width, out_channels, 1))
+        self.auxiliary = nn.Sequential(ConvBN(third, width, 3), nn.Conv2d(width, out_channels, 1))
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         size = x.shape[-2:]
@@ -171,7 +174,7 @@ def pspnet(width: int = 64, in_channels: int = 1, out_channels: int = 4, weights
     """
     if in_channels not in (1, 3):
         raise OptionError(f"in_channels={in_channels}: expected 1 or 3, for PSPNet's encoder takes RGB")
-    model = he_initialised(PSPNet(width, in_channels, out_channels))
+    model = he_initialised(PSPNet(Encoder(width), 4 * width, 8 * width, width, in_channels, out_channels))
     if weights is not None:
         load_imagenet(model, width, weights)
     return model
@@ -219,13 +222,6 @@ def branches(model: nn.Module, images: Tensor) -> pd.DataFrame:
 
 NETWORKS = {"unet": unet, "pspnet": pspnet}
 TITLES = {"unet": "UNet", "pspnet": "PSPNet"}
-
-
-def initial(network: str, width: int, start: str, dataset: str, task: str, seed: int) -> nn.Module:
-    """An untrained network. A shared start depends on the seed alone; else what is random also on data set and task."""
-    with torch.random.fork_rng():
-        torch.manual_seed(derived(seed) if start == "shared" else derived(seed, dataset, task))
-        return NETWORKS[network](width, **({"weights": "imagenet"} if start == "imagenet" else {}))
 
 
 def derived(seed: int, *words: str) -> int:

@@ -8,11 +8,13 @@ from typing import Any
 import pandas as pd
 
 from prr.errors import OptionError
-from prr.study import examples, training, transfer
+from prr.study import architecture, examples, training, transfer
+from prr.study.backbones import random
 from prr.study.experiment import READERS, Experiment
 from prr.study.jobs import Call, together
-from prr.study.models import NETWORKS, initial
+from prr.study.models import NETWORKS
 from prr.study.results import measurements
+from prr.study.starts import TEXTURES
 
 Job = tuple[Experiment, dict[str, Any]]  # an experiment, and arguments of its `model`
 
@@ -25,6 +27,8 @@ CHAPTERS = {
     "05": (),  # the six networks of `sources`, of both architectures
     "06": (),  # what the transfer experiment loads
     "07": (),  # reads what the others have made
+    "08": (),  # networks of `architecture`
+    "09": (),  # networks of `redundancy`
     "10": (),  # networks of `examples`
 }
 SWEPT = ("03", "04")  # chapters that sweep each of these: all of it, or layer 1 under a normalisation of its own
@@ -34,13 +38,13 @@ def networks(run: Experiment, number: str) -> Iterator[Job]:
     """The networks that a chapter needs, some of them perhaps twice."""
     for network, normalisation in CHAPTERS[number]:
         other = run if normalisation is None else run.variant(normalisation=normalisation)
-        for task in training.LOSSES:
+        for task in training.TASKS:
             yield other, {"network": network, "dataset": "acdc", "task": task}
     if number == "05":
         for seed in run.seeds:
             for network in NETWORKS:
                 for dataset in READERS:
-                    for task in training.LOSSES:
+                    for task in training.TASKS:
                         yield run, {"network": network, "dataset": dataset, "task": task, "seed": seed}
                 few = run.profile.few_patients
                 yield (
@@ -50,6 +54,8 @@ def networks(run: Experiment, number: str) -> Iterator[Job]:
     if number == "06":
         for arguments in transfer.sources(run):
             yield run, arguments
+    if number == "08":
+        yield from architecture.networks(run)
 
 
 def distinct(run: Experiment, numbers: Sequence[str]) -> list[Job]:
@@ -84,6 +90,7 @@ def prepare(run: Experiment, *numbers: str) -> None:
 def waves(run: Experiment, *numbers: str) -> list[list[Call]]:
     """The results that some chapters show: networks, then their sweeps, then what rests on networks and sweeps."""
     trained = [(other, "model", arguments) for other, arguments in distinct(run, numbers)]
+    begun_from = [call for call in trained if call[2].get("dataset") == TEXTURES]
     numbers = [number.zfill(2) for number in numbers] or list(CHAPTERS)
     swept = dict.fromkeys(pair for number in SWEPT if number in numbers for pair in CHAPTERS[number])
     sweeps = [
@@ -95,7 +102,8 @@ def waves(run: Experiment, *numbers: str) -> list[list[Call]]:
     by_source, verdicts = measurements(run) if "07" in numbers else ([], [])
     rows = transfer.calls(run) if "06" in numbers else []
     own = [(run, "example", {"name": name}) for name in examples.NETWORKS] if "10" in numbers else []
-    return [trained + own, sweeps + by_source, verdicts + rows]
+    grid = architecture.calls(run) if "08" in numbers else []
+    return [begun_from, trained + own, sweeps + by_source + grid, verdicts + rows]
 
 
 def lacking(run: Experiment, *numbers: str) -> pd.DataFrame:
@@ -144,8 +152,7 @@ def cost(run: Experiment, arguments: dict[str, Any], each: dict[str, float]) -> 
     """One row of `plan`; `each` keeps the seconds per slice of a network that has been measured."""
     key = run.key(**arguments)
     network, scale = key["network"], run.profile
-    # a random start stands in for ImageNet's, which would be downloaded
-    model = initial(network, key["width"], "shared", "acdc", key["task"], run.seed).to(run.device)
+    model = random(network, key["width"], 0).to(run.device)  # whatever it starts from
     stored = run.store.path("networks", key).exists()
     if not stored and network not in each:
         with run.threads():

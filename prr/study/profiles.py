@@ -10,10 +10,10 @@ from typing import Any
 
 from prr.errors import OptionError
 
-STARTS = ("independent", "shared", "imagenet")
+STARTS = ("independent", "shared", "encoder-shared", "pretext", "imagenet")
 CHOICES = {
     "normalisation": ("zscore", "unit"),
-    "unet_start": STARTS[:2],
+    "unet_start": STARTS[:-1],
     "pspnet_start": STARTS,
     "transfer_network": ("pspnet", "unet", "both"),
     "transfer_list": ("paper", "inferred", "both"),
@@ -33,7 +33,7 @@ class Profile:
     normalisation: str  # of each volume: zscore, or unit for [0, 1]
     unet_width: int  # channels of the first level
     pspnet_width: int
-    unet_start: str  # independent or shared; as in the paper: its UNet had no common start
+    unet_start: str  # any but imagenet; independent as in the paper: its UNet had no common start
     pspnet_start: str  # shared stands in for the paper's common ImageNet weights
     steps: int  # of the optimiser, the same for every network
     batch_size: int
@@ -44,12 +44,16 @@ class Profile:
     transfer_steps: int  # of the optimiser, the same for every row
     transfer_network: str  # pspnet, as in the paper, unet or both
     transfer_list: str  # which parameters are loaded: the paper's list, the one inferred from the sweep, or both
+    grid_size: int  # pixels of chapters 8 and 9, over the same field of view
+    grid_steps: int  # of the optimiser, for each of their networks
+    grid_seeds: int  # of targets, and of sources, that are crossed
+    rest_seeds: int  # of what does not belong to the headline contrast; as many as grid_seeds: nothing is thinned
     example_images: int  # digits, of 500, on which the networks of chapter 10 are judged; so many shapes at most
 
 
 _QUICK = Profile(
     name="quick",
-    acdc_patients=60,
+    acdc_patients=40,
     t1_patients=14,
     rvsc_patients=8,
     size=64,
@@ -59,8 +63,8 @@ _QUICK = Profile(
     pspnet_width=16,
     unet_start="independent",
     pspnet_start="shared",
-    steps=400,
-    batch_size=24,
+    steps=300,
+    batch_size=16,
     learning_rate=2e-3,
     threads=1,  # on a busy machine two threads wait for each other and can take ten times as long
     seeds=2,
@@ -68,19 +72,24 @@ _QUICK = Profile(
     transfer_steps=150,
     transfer_network="pspnet",
     transfer_list="paper",
+    grid_size=48,
+    grid_steps=200,
+    grid_seeds=3,
+    rest_seeds=1,
     example_images=500,
 )
 
 PROFILES = {
     "smoke": dataclasses.replace(
         _QUICK, name="smoke", acdc_patients=4, t1_patients=7, rvsc_patients=2, size=48, spacing_mm=3.0,
-        unet_width=2, pspnet_width=4, steps=8, batch_size=8, few_patients=1, transfer_steps=4, example_images=40,
+        unet_width=2, pspnet_width=4, steps=8, batch_size=8, few_patients=1, transfer_steps=4, grid_steps=4,
+        grid_seeds=2, example_images=40,
     ),
     "quick": _QUICK,
     "paper": dataclasses.replace(
         _QUICK, name="paper", acdc_patients=100, t1_patients=210, rvsc_patients=32, size=128, spacing_mm=1.5,
         unet_width=64, pspnet_width=64, steps=6000, batch_size=32, learning_rate=1e-3, seeds=3, transfer_steps=3000,
-        transfer_network="both", transfer_list="both",
+        transfer_network="both", transfer_list="both", grid_size=128, grid_steps=6000, grid_seeds=5, rest_seeds=5,
     ),
 }  # fmt: skip
 
@@ -121,8 +130,8 @@ def _checked(key: str, value: Any, like: Any) -> Any:
     if not number or value <= 0 or (isinstance(like, int) and value != int(value)):
         expected = "a whole number above 0" if isinstance(like, int) else "a number above 0"
         raise OptionError(f"{key}={value!r}: expected {expected}, such as {like}")
-    if key == "size" and (value % 16 or value < 48):
-        raise OptionError(f"size={value}: expected at least 48 and divisible by 16, for UNet pools four times")
+    if key in ("size", "grid_size") and (value % 16 or value < 48):
+        raise OptionError(f"{key}={value}: expected at least 48 and divisible by 16, for UNet pools four times")
     if key == "spacing_mm" and not 0.1 <= value <= 10:
         raise OptionError(f"spacing_mm={value}: expected 0.1 to 10 mm")
     if key == "batch_size" and value < 2:

@@ -23,7 +23,7 @@ from prr.reuse import predict
 RECIPE = 1
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (output, images, masks) -> scalar
 AUXILIARY_WEIGHT = 0.4  # of PSPNet's auxiliary head, Zhao et al. 2017
-CHECKPOINTS = 8  # about so many lines has a history
+CHECKPOINTS = 5  # about so many lines has a history; each costs a pass over the validation part
 
 
 def segmentation_loss(output: Tensor, images: Tensor, masks: Tensor) -> Tensor:
@@ -48,7 +48,27 @@ def autoencoding_loss(output: Tensor, images: Tensor, masks: Tensor) -> Tensor:
     return functional.mse_loss(output, images.expand_as(output))
 
 
-LOSSES = {"segmentation": segmentation_loss, "auto-encoding": autoencoding_loss}
+LOSSES = {"segmentation": segmentation_loss, "auto-encoding": autoencoding_loss, "denoising": autoencoding_loss}
+TASKS = ("segmentation", "auto-encoding")  # the paper's
+
+
+def hidden(images: Tensor, side: int = 8, share: float = 0.5) -> Tensor:
+    """Images (n, 1, h, w) with a random share of their squares set to 0: what a denoising auto-encoder is given.
+
+    A network whose connections carry the image to its end can copy it, and so learns little; it can't copy these.
+
+    Source: Vincent et al. 2008, doi:10.1145/1390156.1390294; in squares: He et al. 2022,
+    doi:10.1109/CVPR52688.2022.01553.
+    """
+    count, _, height, width = images.shape
+    kept = torch.rand(count, 1, -(-height // side), -(-width // side)) >= share
+    kept = kept.repeat_interleave(side, 2).repeat_interleave(side, 3)[..., :height, :width]
+    return images * kept.to(images.device)
+
+
+def given(images: Tensor, task: str) -> Tensor:
+    """What a network sees of the images in training for a task."""
+    return hidden(images) if task == "denoising" else images
 
 
 def fit(
@@ -70,7 +90,7 @@ def fit(
     Args:
         model: network, on the device where it is to be trained.
         data: slices with a train and a validation part.
-        task: segmentation or auto-encoding.
+        task: segmentation, auto-encoding or denoising.
         steps: optimiser steps.
         batch_size: slices per step.
         learning_rate: at the first step.
@@ -80,7 +100,7 @@ def fit(
 
     Returns:
         DataFrame[step, loss, validation]: mean training loss since the last line, and on the validation part the mean
-        foreground Dice (segmentation) or the mean square error (auto-encoding).
+        foreground Dice (segmentation) or the mean square error (the others).
 
     Raises:
         NetworkError: every parameter is frozen.
@@ -104,7 +124,8 @@ def fit(
         for step in tqdm(range(1, steps + 1), task, mininterval=1, disable=not progress):
             index = next(batches).to(device)
             image, mask = augment(tv_tensors.Image(images[index]), tv_tensors.Mask(masks[index]))
-            total += advance(model, optimiser, LOSSES[task], image.as_subclass(Tensor), mask.as_subclass(Tensor).long())
+            image, mask = image.as_subclass(Tensor), mask.as_subclass(Tensor).long()
+            total += advance(model, optimiser, LOSSES[task], image, mask, given(image, task))
             schedule.step()
             if step % every == 0 or step == steps:
                 since = step - (history[-1][0] if history else 0)
@@ -137,10 +158,13 @@ def seconds_per_slice(model: nn.Module, size: int) -> float:
     return (time.perf_counter() - began) / 2
 
 
-def advance(model: nn.Module, optimiser: torch.optim.Optimizer, loss_of: Loss, images: Tensor, masks: Tensor) -> Tensor:
-    """One step; returns the loss, the auxiliary head's included."""
+def advance(
+    model: nn.Module, optimiser: torch.optim.Optimizer, loss_of: Loss, images: Tensor, masks: Tensor,
+    seen: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """One step; returns the loss, the auxiliary head's included. `seen`: what the network is given, if not `images`."""
     model.train()
-    output = model(images)
+    output = model(images if seen is None else seen)
     losses = [loss_of(each, images, masks) for each in (output if isinstance(output, tuple) else (output,))]
     loss = losses[0] + AUXILIARY_WEIGHT * sum(losses[1:])
     optimiser.zero_grad(set_to_none=True)
@@ -162,7 +186,9 @@ def orders(count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
 
 def validate(model: nn.Module, part: Slices, task: str) -> float:
     """Mean foreground Dice over patients, or mean square error."""
-    output = predict(model.eval(), part.images)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # every validation hides the same squares
+        output = predict(model.eval(), given(part.images, task))
     if task == "segmentation":
         return float(nanmean(foreground_dice(output, part)))
     return autoencoding_loss(output, part.images.to(output.device), part.masks).item()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import time
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,8 +21,9 @@ from prr.layers import parameter_table
 from prr.metrics import dice
 from prr.study import paper, training
 from prr.study.jobs import Call, together
-from prr.study.models import TITLES, derived, initial
-from prr.study.store import Key, digest, provenance
+from prr.study.models import TITLES, derived
+from prr.study.starts import initial
+from prr.study.store import Key, digest
 from prr.verdict import REUSABLE, layer_verdicts
 
 if TYPE_CHECKING:
@@ -226,17 +226,13 @@ def run_row(
         key |= {"source": _source_digest(run, network, source, seed), "plan": digest(plan.to_dict("list"))}
 
     def make() -> tuple[pd.DataFrame, dict]:
-        began = time.perf_counter()
         data = draw(run.slices("acdc"), patients, seed, CLASSES)
         model = _own_start(run, network, seed)
         if source:
             model = reuse.apply_plan(model, _source(run, network, source, seed), plan)
-        with run.threads():
-            scores = _trained_dice(model, data, key, run.progress)
-        return scores, {"seconds": time.perf_counter() - began, "made": provenance(run.device)}
+        return _trained_dice(model, data, key, run.progress), {}
 
-    scores, record = run.store.table(key, make)
-    run._note(key, f"transfer row {row}, {patients} patients", record)
+    scores, _ = run.kept(key, key, f"transfer row {row}, {patients} patients", make)
     run_of = {"network": network, "parameters": parameters, "patients": patients, "row": row, "label": label}
     return pd.DataFrame(run_of | {"source": source, "frozen": frozen, "seed": seed}, scores.index).join(scores)
 

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 from prr.data import Slices
 from prr.study import Experiment
-from prr.study.models import initial
+from prr.study.starts import initial
 from prr.study.training import LOSSES, advance, fit, validate
 
 

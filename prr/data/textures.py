@@ -1,0 +1,71 @@
+"""Images of textured shapes: a generic task to begin from, with nothing of the heart in it."""
+
+import numpy as np
+import torch
+
+from prr.data.slices import Slices, split
+from prr.errors import OptionError
+
+PER_UNIT = 8  # images that count as one patient
+SHAPES = (  # of radius 1 around 0, by label from 1: disc, square, triangle
+    lambda x, y: np.hypot(x, y) < 1,
+    lambda x, y: np.maximum(abs(x), abs(y)) < 0.85,
+    lambda x, y: (y > -0.6) & (y < 1.2 - 1.73 * abs(x)),
+)
+
+
+def textures(count: int = 320, size: int = 64, seed: int = 0) -> Slices:
+    """Discs, squares and triangles, each filled with a texture of its own, before another one; which is which is asked.
+
+    Textures say nothing of the label: grain, direction and brightness are drawn anew for every region of every image.
+
+    Args:
+        count: images; every 8 count as one patient.
+        size: pixels, square.
+        seed: of everything.
+
+    Returns:
+        Slices: images of mean 0 and standard deviation 1, masks with labels 0 (ground) to 3.
+
+    Raises:
+        OptionError: fewer than 16 images, which can't be split.
+    """
+    if count < 2 * PER_UNIT:
+        raise OptionError(f"count={count}: expected at least {2 * PER_UNIT} images, for half of them validate")
+    rng = np.random.default_rng(seed)
+    masks = np.stack([_mask(rng, size) for _ in range(count)])
+    regions = _grain(rng, len(SHAPES) + 1, count, size) + rng.normal(size=(len(SHAPES) + 1, count, 1, 1))
+    images = np.take_along_axis(regions, masks[None], axis=0)[0]
+    images -= images.mean((1, 2), keepdims=True)
+    images /= images.std((1, 2), keepdims=True)
+    unit = torch.arange(count) // PER_UNIT
+    return Slices(
+        images=torch.from_numpy(images[:, None].astype(np.float32)),
+        masks=torch.from_numpy(masks.astype(np.uint8)),
+        patient=unit,
+        spacing_mm=1.0,
+        name="textures",
+        held_out=split(unit),
+        phantom=True,
+    )
+
+
+def _mask(rng: np.random.Generator, size: int) -> np.ndarray:
+    """(size, size) labels of three shapes at random places, the later over the earlier."""
+    z = (np.arange(size) + 1j * np.arange(size)[:, None]) / size
+    mask = np.zeros((size, size), int)
+    for label in rng.permutation(len(SHAPES)):
+        centre, radius, turn = rng.uniform(0.2, 0.8, 2), rng.uniform(0.12, 0.25), rng.uniform(0, 2 * np.pi)
+        at = (z - complex(*centre)) * np.exp(1j * turn) / radius
+        mask[SHAPES[label](at.real, at.imag)] = label + 1
+    return mask
+
+
+def _grain(rng: np.random.Generator, regions: int, count: int, size: int) -> np.ndarray:
+    """(regions, count, size, size) noise of one wavelength and direction each, variance 1."""
+    x, y = np.fft.fftfreq(size), np.fft.fftfreq(size)[:, None]
+    wavelength, turn = rng.uniform(3, 16, (regions, count, 1, 1)), rng.uniform(0, np.pi, (regions, count, 1, 1))
+    along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
+    band = np.exp(-(((abs(along) - 1 / wavelength) / 0.04) ** 2) - (across / 0.06) ** 2)
+    noise = np.fft.ifft2(np.fft.fft2(rng.normal(size=band.shape)) * band).real
+    return noise / noise.std((2, 3), keepdims=True)

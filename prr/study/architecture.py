@@ -1,0 +1,334 @@
+"""Architecture, start or distance: the same transplants in networks that differ in one of the three.
+
+The headline is a 2 x 2 of {short connections} x {long connections} in one backbone, crossed with the start
+{independent, shared}, target seeds and source seeds. Around it stand other networks, starts between independent and
+shared, sources that have gone shorter or longer ways, and another task for the source.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from prr.figures import Words
+from prr.metrics import crossed_interval
+from prr.study.backbones import CONNECTIONS
+from prr.study.jobs import Call, together
+from prr.study.starts import pretext
+
+if TYPE_CHECKING:
+    from prr.study.experiment import Experiment
+
+AE = "auto-encoding"
+DISTANCE = 0.25  # relative RMSE at which sources are compared; those of a common start come about so far
+BESIDE = ("unet", "pspnet", "densenet")
+BETWEEN = (0.5, 0.9, 0.99)  # correlations of the starts, between independent and shared
+RATES = (0.25, 4.0)  # times the learning rate of the source
+AS_TRAINED, AT_DISTANCE, AT_DICE = "as trained", "at equal distance", "at equal Dice"
+PAIR = ["network", "start", "source", "target_seed", "source_seed", "donor"]
+# of the mean drop over a network's kernels: what is on average more, less where it is negative
+CONTRASTS = {
+    "short connections": {"residual": 0.5, "both": 0.5, "plain": -0.5, "long": -0.5},
+    "long connections": {"long": 0.5, "both": 0.5, "plain": -0.5, "residual": -0.5},
+    "short beside long": {"both": 0.5, "plain": 0.5, "long": -0.5, "residual": -0.5},
+}
+
+
+class Pair(NamedTuple):
+    """Labels of a comparison, then what makes it: arguments of `Experiment.drops`."""
+
+    network: str
+    start: str
+    source: str  # what is unlike in the source's training, "" for nothing
+    target_seed: int
+    source_seed: int
+    donor: str
+    target: dict[str, Any]
+    giver: dict[str, Any]
+    amount: float | None = None
+    steps: str = "full"  # of the target's training: full or half
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        named = {"network": self.network, "target": self.target, "source": self.giver}
+        return named | {"donor": self.donor, "amount": self.amount}
+
+
+def scaled(run: Experiment) -> Experiment:
+    """The experiment at the scale of chapters 8 and 9: smaller images of the same field of view, fewer steps."""
+    scale = run.profile
+    spacing = scale.spacing_mm * scale.size / scale.grid_size
+    return run.variant(size=scale.grid_size, spacing_mm=spacing, steps=scale.grid_steps)
+
+
+def seeds(run: Experiment, rest: bool = False) -> range:
+    """Seeds of targets and of sources; of what is not the headline, with `rest`."""
+    return range(run.seed, run.seed + (run.profile.rest_seeds if rest else run.profile.grid_seeds))
+
+
+def thinned(run: Experiment) -> bool:
+    """Whether this profile leaves something out that `paper` has."""
+    return run.profile.rest_seeds < run.profile.grid_seeds
+
+
+def pairs(run: Experiment) -> list[Pair]:
+    """Every comparison of the chapter, each once."""
+    found = [*headline(run), *matched(run), *beside(run), *starts(run), *ways(run)]
+    return list({repr(pair): pair for pair in found}.values())
+
+
+def pair(network: str, start: str | float, target: int, source: int, donor: str = "source", amount: float | None = None,
+         label: str = "", task: str = AE, half: int | None = None, **training: float) -> Pair:  # fmt: skip
+    """A target by a source that is independent of it or has a start in common with it.
+
+    An independent source has its seed alone, so that all targets meet the same sources; another one begins where the
+    target of its own seed began.
+    """
+    # the target of both: its own start is random either way
+    judged = {"start": "shared" if start == "independent" else start, "seed": target}
+    judged |= {} if half is None else {"steps": half}
+    giver = {"task": task, "start": start, "seed": source, **training}
+    giver |= {} if start == "independent" else {"common": target}
+    steps = "full" if half is None else "half"
+    return Pair(network, str(start), label, target, source, donor, judged, giver, amount, steps)
+
+
+def headline(run: Experiment) -> Iterator[Pair]:
+    """Connections by start, every target seed with every source seed."""
+    for network, start, *both in itertools.product(CONNECTIONS, ("independent", "shared"), seeds(run), seeds(run)):
+        yield pair(network, start, *both)
+
+
+def matched(run: Experiment) -> Iterator[Pair]:
+    """The same at equal distance, by noise at that distance, and by targets trained for half the steps."""
+    half = max(1, run.profile.grid_steps // 2)
+    for network, seed in itertools.product(CONNECTIONS, seeds(run)):
+        for start in ("independent", "shared"):
+            yield pair(network, start, seed, seed, "at", DISTANCE)
+            yield pair(network, start, seed, seed, half=half)
+        yield pair(network, "shared", seed, seed, "noise at", DISTANCE)
+
+
+def beside(run: Experiment) -> Iterator[Pair]:
+    """The paper's two networks and a DenseNet, as the headline and at equal distance."""
+    for network, seed in itertools.product(BESIDE, seeds(run, rest=True)):
+        for start in ("independent", "shared"):
+            yield pair(network, start, seed, seed)
+            yield pair(network, start, seed, seed, "at", DISTANCE)
+        yield pair(network, "shared", seed, seed, "noise at", DISTANCE)
+
+
+def starts(run: Experiment) -> Iterator[Pair]:
+    """Starts that are common in the encoder alone, learned on textures, or common to a degree."""
+    networks = ("plain", "both", "unet", "pspnet") if thinned(run) else (*CONNECTIONS, *BESIDE)
+    for network, seed in itertools.product(networks, seeds(run, rest=True)):
+        for start in ("encoder-shared", "pretext"):
+            yield pair(network, start, seed, seed)
+        for start in BETWEEN if network in ("plain", "both") or not thinned(run) else ():
+            yield pair(network, start, seed, seed)
+    if run.profile.pspnet_start == "imagenet":
+        yield from (pair("pspnet", "imagenet", seed, seed) for seed in seeds(run, rest=True))
+
+
+def ways(run: Experiment) -> Iterator[Pair]:
+    """Sources of the target's start that went another way: longer or shorter steps, fewer of them, another task."""
+    rate, steps = run.profile.learning_rate, max(1, run.profile.grid_steps // 4)
+    for network, seed in itertools.product((*CONNECTIONS, *BESIDE), seeds(run, rest=True)):
+        for times in RATES:
+            yield pair(network, "shared", seed, seed, label=f"learning rate x {times:g}", learning_rate=rate * times)
+        yield pair(network, "shared", seed, seed, label="a quarter of the steps", steps=steps)
+        yield pair(network, "shared", seed, seed, label="denoising", task="denoising")
+
+
+# ------------------------------------------------------------------- jobs
+
+
+def networks(run: Experiment) -> Iterator[tuple[Experiment, dict[str, Any]]]:
+    """(experiment, arguments of `model`) of all networks; those that others begin from come first."""
+    grid, found = scaled(run), pairs(run)
+    for each in found:
+        if each.start == "pretext":
+            yield grid, {"network": each.network, **pretext(each.target_seed)}
+    for each in found:
+        for arguments in (each.target, each.giver):
+            yield grid, {"network": each.network, **arguments}
+
+
+def calls(run: Experiment) -> list[Call]:
+    """The transplants, once the networks are there."""
+    grid = scaled(run)
+    return [(grid, "drops", each.arguments) for each in pairs(run)]
+
+
+def table(run: Experiment) -> pd.DataFrame:
+    """All transplants of kernels; those in the store are not made again.
+
+    Returns:
+        DataFrame[network, start, source, target_seed, source_seed, donor, steps, dice, kind, layer, name, patient,
+        score, drop, rmse, relative], see `Experiment.drops`; dice: of the target, mean over patients.
+    """
+    if run.store.make:
+        together(calls(run))
+    parts = []
+    for each, (grid, _, arguments) in zip(pairs(run), calls(run), strict=True):
+        part = grid.drops(**arguments).dropna(subset="drop")
+        labels = {name: getattr(each, name) for name in (*PAIR, "steps")}
+        parts.append(part.assign(**labels, dice=(part["score"] + part["drop"]).mean()))
+    return pd.concat(parts, ignore_index=True)
+
+
+# ---------------------------------------------------------------- from drops to tables
+
+
+def summary(drops: pd.DataFrame, tolerance: float = 0.05) -> pd.DataFrame:
+    """One row per pair.
+
+    Args:
+        drops: from `table`.
+        tolerance: of a kernel's drop.
+
+    Returns:
+        DataFrame[network, start, source, target_seed, source_seed, donor, steps, dice, kernels, within, drop,
+        relative]: within: kernels whose mean drop over patients is at most the tolerance (a count without an interval);
+        drop and relative RMSE: means over kernels.
+    """
+    layers = drops.groupby([*PAIR, "steps", "dice", "layer"], sort=False)[["drop", "relative"]].mean().reset_index()
+    layers["within"] = layers["drop"] <= tolerance
+    columns = {"kernels": ("layer", "size"), "within": ("within", "sum"), "drop": ("drop", "mean")}
+    grouped = layers.groupby([*PAIR, "steps", "dice"], sort=False)
+    return grouped.agg(**columns, relative=("relative", "mean")).reset_index()
+
+
+def at_equal_dice(drops: pd.DataFrame) -> pd.DataFrame:
+    """The headline's pairs, with each network's target that is nearest to the Dice of the weakest full one."""
+    own = drops[drops["network"].isin(CONNECTIONS) & (drops["source"] == "") & (drops["donor"] == "source")]
+    own = own[own["start"].isin(["independent", "shared"]) & (own["target_seed"] == own["source_seed"])]
+    reached = own.groupby(["network", "target_seed", "steps"])["dice"].first().reset_index()
+    goal = reached[reached["steps"] == "full"].groupby("network")["dice"].mean().min()
+    nearest = reached.loc[(reached["dice"] - goal).abs().groupby([reached["network"], reached["target_seed"]]).idxmin()]
+    return own.merge(nearest[["network", "target_seed", "steps"]])
+
+
+def views(drops: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The headline's drops as trained, at equal distance, and at equal Dice."""
+    grid = drops[drops["network"].isin(CONNECTIONS) & (drops["source"] == "") & (drops["steps"] == "full")]
+    grid = grid[grid["start"].isin(["independent", "shared"])]
+    return {
+        AS_TRAINED: grid[grid["donor"] == "source"],
+        AT_DISTANCE: grid[grid["donor"] == "at"],
+        AT_DICE: at_equal_dice(drops),
+    }
+
+
+def crossed(view: pd.DataFrame) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """Mean drop over kernels as (targets, sources, patients, cells), and the cells (network, start).
+
+    At equal distance and at equal Dice a source is paired with one target alone: sources have length 1 then.
+    """
+    paired = (view["target_seed"] == view["source_seed"]).all()
+    mean = view.groupby(["target_seed", "source_seed", "patient", "network", "start"])["drop"].mean()
+    if paired:
+        mean = mean.groupby(["target_seed", "patient", "network", "start"]).mean()
+        mean = pd.concat({0: mean}, names=["source_seed"]).reorder_levels([1, 0, 2, 3, 4])
+    cells = mean.unstack(["network", "start"]).sort_index().dropna()
+    patients = cells.index.get_level_values("patient").nunique()
+    targets = cells.index.get_level_values("target_seed").nunique()
+    return cells.to_numpy().reshape(targets, -1, patients, cells.shape[1]), list(cells.columns)
+
+
+def cells(drops: pd.DataFrame) -> pd.DataFrame:
+    """Mean drop over the kernels of each network of the 2 x 2 by start.
+
+    Returns:
+        DataFrame[at, network, start, drop, low, high]: 95 % intervals over target seeds, source seeds and patients that
+        hold together for the eight cells of one view, `prr.metrics.crossed_interval`.
+    """
+    parts = []
+    for at, view in views(drops).items():
+        values, names = crossed(view)
+        found = pd.DataFrame(names, columns=["network", "start"])
+        parts.append(found.assign(**dict(zip(("drop", "low", "high"), crossed_interval(values), strict=True)), at=at))
+    return pd.concat(parts, ignore_index=True)[["at", "network", "start", "drop", "low", "high"]]
+
+
+def contrasts(drops: pd.DataFrame) -> pd.DataFrame:
+    """What connections and start do to the mean drop over kernels.
+
+    Returns:
+        DataFrame[at, contrast, drop, low, high, says]: the planned contrasts of each view, with intervals as in
+        `cells`; says: more or less where the interval keeps clear of 0, else undecided.
+    """
+    parts = []
+    for at, view in views(drops).items():
+        values, names = crossed(view)
+        weights = planned(names)
+        found = crossed_interval(values @ np.stack(list(weights.values()), axis=1))
+        part = pd.DataFrame(dict(zip(("drop", "low", "high"), found, strict=True)), index=list(weights))
+        parts.append(part.rename_axis("contrast").reset_index().assign(at=at))
+    table = pd.concat(parts, ignore_index=True)
+    table["says"] = np.select([table["low"] > 0, table["high"] < 0], ["more", "less"], "undecided")
+    return table[["at", "contrast", "drop", "low", "high", "says"]]
+
+
+def planned(names: Sequence[tuple[str, str]]) -> dict[str, np.ndarray]:
+    """{contrast: weight of each cell (network, start)}: connections within each start, and the start over networks."""
+    weights = {}
+    for start in ("independent", "shared"):
+        for contrast, each in CONTRASTS.items():
+            weights[f"{contrast}, {start} start"] = np.array([each[n] if s == start else 0.0 for n, s in names])
+    share = 1 / len(CONNECTIONS)
+    weights["shared start"] = np.array([share if start == "shared" else -share for _, start in names])
+    return weights
+
+
+def noise(drops: pd.DataFrame) -> pd.DataFrame:
+    """Sources beside noise at the same distance, network by network.
+
+    Returns:
+        DataFrame[network, start, source, noise, relative]: mean drop over kernels, seeds and patients by the source (of
+        independent or shared start) and by noise, each at the relative RMSE `DISTANCE`.
+    """
+    table = summary(drops)
+    means = table[table["donor"].isin(["at", "noise at"])].groupby(["network", "start", "donor"])["drop"].mean()
+    wide = means.unstack("donor").reset_index()
+    wide["noise at"] = wide.groupby("network")["noise at"].transform("first")
+    by_noise = wide.groupby("network")["noise at"].transform("max")
+    return wide.assign(noise=by_noise, relative=DISTANCE).rename(columns={"at": "source"})[
+        ["network", "start", "source", "noise", "relative"]
+    ]
+
+
+def left_out(run: Experiment) -> pd.DataFrame:
+    """DataFrame[what, here, paper]: how this run differs in extent from profile `paper`, for the page."""
+    from prr.study.profiles import PROFILES
+
+    full = PROFILES["paper"]
+    names = {
+        "grid_seeds": "target seeds, and source seeds, of the 2 x 2",
+        "rest_seeds": "seeds of everything else",
+        "grid_size": "pixels",
+        "grid_steps": "steps of training",
+    }
+    rows = [(what, getattr(run.profile, name), getattr(full, name)) for name, what in names.items()]
+    few = "2 of the 2 x 2, UNet, PSPNet" if thinned(run) else "all seven"
+    rows.append(("networks with other starts", few, "all seven"))
+    return pd.DataFrame(rows, columns=["what", "here", "paper"])
+
+
+# ---------------------------------------------------------------- in words
+
+
+def in_words(contrasts: pd.DataFrame) -> Words:
+    """The answer of this run: which contrasts keep clear of 0, as trained, at equal distance and at equal Dice."""
+    sentences = []
+    for at, part in contrasts.groupby("at", sort=False):
+        told = [f"{row.contrast} {row.drop:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" for row in part.itertuples()]
+        clear = [each for each, says in zip(told, part["says"], strict=True) if says != "undecided"]
+        rest = [each for each, says in zip(told, part["says"], strict=True) if says == "undecided"]
+        sentence = f"**{at.capitalize()}**, clear of 0: {'; '.join(clear) or 'nothing'}."
+        sentences.append(sentence + (f" Undecided: {'; '.join(rest)}." if rest else ""))
+    return Words("\n\n".join(sentences))

@@ -1,0 +1,68 @@
+"""Where training begins: at random, or in common with other networks, in whole, in part or to a degree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from prr.errors import OptionError
+from prr.study.backbones import ARCHITECTURES, ENCODERS, random
+from prr.study.models import derived
+from prr.study.profiles import STARTS
+
+Start = str | float
+TEXTURES = "textures"  # a data set that is made, for the start "pretext"
+
+
+def pretext(seed: int) -> dict[str, Any]:
+    """Arguments of `Experiment.model` for the network from which all begin that have the start "pretext" in common."""
+    return {"dataset": TEXTURES, "task": "segmentation", "start": "shared", "seed": seed}
+
+
+def checked_start(start: Start, network: str) -> Start:
+    """The start, if this network can have it.
+
+    Raises:
+        OptionError: an unknown start, a correlation that is out of range, or ImageNet weights for another encoder.
+    """
+    number = isinstance(start, int | float) and not isinstance(start, bool)
+    if (0 <= start <= 1) if number else (start in STARTS and (start != "imagenet" or network == "pspnet")):
+        return start
+    raise OptionError(
+        f"start {start!r} for {network}: expected {', '.join(STARTS)} (imagenet: pspnet) or a correlation from 0 to 1"
+    )
+
+
+def initial(
+    network: str, width: int, start: Start, dataset: str, task: str, seed: int, common: int | None = None
+) -> nn.Module:
+    """An untrained network.
+
+    Args:
+        network: one of ARCHITECTURES.
+        width: its channels, see there.
+        start: independent (random by seed, data set and task), shared (random by `common` alone), encoder-shared (that
+            in the encoder, independent behind it), imagenet (the encoder from torchvision), or the correlation of the
+            kernels of two networks that have `common` in common: 0 is independent, 1 shared.
+        dataset: that it will be trained on.
+        task: that it will be trained for.
+        seed: of what is its own.
+        common: seed of what is shared; None: the same.
+    """
+    own = derived(seed, dataset, task)
+    if start == "imagenet":
+        with torch.random.fork_rng():
+            torch.manual_seed(own)
+            return ARCHITECTURES[network](width, weights="imagenet")
+    model = random(network, width, own)
+    if start == "independent":
+        return model
+    share = start if isinstance(start, int | float) else 1.0
+    theirs = random(network, width, derived(seed if common is None else common)).state_dict()
+    for name, value in model.state_dict().items():
+        # kernels alone are random: biases begin at 0 and batch norm at (1, 0) in every network
+        if value.ndim > 1 and (start != "encoder-shared" or name.startswith(ENCODERS)):
+            value.mul_((1 - share) ** 0.5).add_(theirs[name], alpha=share**0.5)
+    return model
