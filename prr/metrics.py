@@ -265,8 +265,9 @@ def crossed_interval(values: np.ndarray, seed: int = 0, draws: int = 4000) -> tu
 
     Targets, sources and patients are resampled, each as a whole: a draw repeats a target with all its sources. With few
     seeds a bootstrap is too sure of itself, so deviations are scaled up by n / (n - 1) in variance along each axis, and
-    limits by Student's t of the fewest seeds over the normal's. An axis of length 1 is not resampled: the interval then
-    says nothing of other targets, or other sources.
+    the limit is moved to the same quantile of Student's t with Satterthwaite's degrees of freedom: few where seeds make
+    most of the spread, more where patients do. An axis of length 1 is not resampled, so the interval says nothing of
+    other targets, or other sources, then.
 
     Args:
         values: (targets, sources, patients, k), without NaN; k columns such as layers or contrasts.
@@ -277,21 +278,25 @@ def crossed_interval(values: np.ndarray, seed: int = 0, draws: int = 4000) -> tu
         mean, low and high, (k,) each; low and high NaN where no axis can be resampled.
 
     Source: Owen 2007, doi:10.1214/07-AOAS122 (crossed factors); Davison and Hinkley 1997, ch. 2.3; max-t: Romano and
-    Wolf 2005, doi:10.1198/016214504000000539.
+    Wolf 2005, doi:10.1198/016214504000000539; Satterthwaite 1946, doi:10.2307/3002019.
     """
     rng, shape = np.random.default_rng(seed), values.shape[:3]
     mean = values.mean((0, 1, 2))
     if max(shape) < 2:
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    weights = []
-    for count in shape:
+    weights, freedom, total = [], 0.0, 0.0
+    for axis, count in enumerate(shape):
         even = np.full(count, 1 / count)
         widened = 1 if count == 1 else (count / (count - 1)) ** 0.5
         weights.append(even + widened * (rng.multinomial(count, even, draws) / count - even))
+        if count > 1:
+            rest = tuple(other for other in range(3) if other != axis)
+            part = values.mean(rest).var(0, ddof=1) / count
+            total, freedom = total + part, freedom + part**2 / (count - 1)
     deviation = np.einsum("bt,bs,bp,tspk->bk", *weights, values, optimize=True) - mean
     spread = deviation.std(0, ddof=1)
     scaled = np.divide(abs(deviation), spread, out=np.zeros_like(deviation), where=spread > 0)
-    seeds = [count for count in shape[:2] if count > 1]
-    students = stats.t.ppf(0.975, min(seeds) - 1) / stats.norm.ppf(0.975) if seeds else 1
-    half = np.quantile(scaled.max(1), 0.95) * students * spread
+    limit = stats.norm.cdf(np.quantile(scaled.max(1), 0.95))
+    degrees = np.divide(total**2, freedom, out=np.ones_like(mean), where=freedom > 0)
+    half = stats.t.ppf(limit, degrees) * spread
     return mean, mean - half, mean + half

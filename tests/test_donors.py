@@ -13,7 +13,7 @@ from torch import nn
 import prr
 from prr import donors
 from prr.donors import noisy, shuffled, towards, zero
-from prr.errors import NetworkError
+from prr.errors import NetworkError, OptionError
 from prr.layers import ALL, full_name, named_tensors, parameter_table, tensor
 
 
@@ -309,3 +309,54 @@ def test_a_batch_norm_without_statistics_of_its_own_passes_its_input_on():
     donor = zero(layer).eval()
     nn.init.ones_(donor.weight)
     torch.testing.assert_close(donor(inputs), inputs, rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------- by name
+
+
+def test_at_is_so_far_from_the_target_in_every_tensor_and_towards_the_source():
+    torch.manual_seed(0)
+    target, source = mlp(), mlp()
+    made = donors.at(target, source, 0.25)
+    table = prr.rmse(target, made).merge(prr.rmse(target, source), on=["kind", "layer", "name"])
+    moved = table[(table["relative_y"] > 0) & np.isfinite(table["relative_y"])]
+    assert np.allclose(moved["relative_x"], 0.25, atol=1e-6)
+    assert len(moved) >= 4
+    step, whole = (model[0].weight - target[0].weight for model in (made, source))
+    cosine = torch.nn.functional.cosine_similarity(step.flatten(), whole.flatten(), 0)
+    assert cosine.item() == pytest.approx(1, abs=1e-5)
+
+
+def test_at_goes_beyond_a_source_that_is_nearer_and_leaves_what_both_share():
+    torch.manual_seed(0)
+    target = mlp()
+    near = donors.towards(target, mlp(), 0.01)
+    made = donors.at(target, near, 0.5)
+    assert prr.rmse(target, made).query("kind == 'LW'")["relative"].to_numpy() == pytest.approx(0.5, abs=1e-5)
+    assert torch.equal(made[1].running_mean, target[1].running_mean)
+
+
+@pytest.mark.parametrize("name", donors.DONORS)
+def test_every_donor_has_a_name_and_changes_nothing_that_is_passed_in(name):
+    torch.manual_seed(0)
+    target, source = mlp(), mlp()
+    before = [copy.deepcopy(model.state_dict()) for model in (target, source)]
+    made = donors.donor(name, target, source, 0.3 if name in donors.AMOUNTS else None, seed=1)
+    assert made.state_dict().keys() == before[0].keys()
+    for model, state in zip((target, source), before, strict=True):
+        assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_noise_at_a_distance_has_it_and_not_the_source_s_direction():
+    torch.manual_seed(0)
+    target, source = mlp(), mlp()
+    made = donors.donor("noise at", target, source, 0.3)
+    assert prr.rmse(target, made).query("kind == 'LW'")["relative"].to_numpy() == pytest.approx(0.3, abs=1e-5)
+    step, whole = (model[0].weight - target[0].weight for model in (made, source))
+    assert abs(torch.nn.functional.cosine_similarity(step.flatten(), whole.flatten(), 0)) < 0.4
+
+
+@pytest.mark.parametrize(("name", "amount"), [("best", None), ("towards", None), ("zero", 0.5)])
+def test_unknown_donors_and_amounts_without_use_are_refused(name, amount):
+    with pytest.raises(OptionError, match=f"donor '{name}' with amount={amount}: expected one of own, source"):
+        donors.donor(name, mlp(), mlp(), amount)

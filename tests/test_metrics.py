@@ -9,6 +9,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import stats
 from sklearn.metrics import confusion_matrix, r2_score
 from torch.nn import functional
 from torchmetrics.functional.classification import binary_accuracy, multiclass_accuracy
@@ -22,6 +23,7 @@ from prr.metrics import (
     check_labels,
     chosen,
     confusion,
+    crossed_interval,
     dice,
     drop_interval,
     foreground_dice,
@@ -452,3 +454,53 @@ def test_an_output_that_is_not_one_for_each_image_is_refused(score, outputs):
     data = Samples(torch.zeros(3, 1, 4, 4), torch.arange(48).reshape(3, 4, 4) % 2, torch.arange(3))
     with pytest.raises(DataError, match=rf"output: expected one for each of 3 images, found \({outputs}, 2, 4, 4\)"):
         score(torch.randn(outputs, 2, 4, 4), data)
+
+
+# ------------------------------------------------- targets, sources and patients
+
+
+def simulated(rng, targets, sources, patients, columns=3):
+    """Values of mean 0 in which targets, sources and patients have effects of their own, where there are several."""
+    axes = (targets, sources, patients)
+    shapes = [tuple(n if i == axis else 1 for i in range(3)) for axis, n in enumerate(axes) if n > 1]
+    return sum(rng.normal(size=(*shape, columns)) for shape in shapes) + rng.normal(size=(*axes, columns))
+
+
+@pytest.mark.parametrize("counts", [(3, 3, 20), (5, 5, 20), (3, 1, 20), (1, 1, 20)])
+def test_crossed_intervals_hold_together_at_least_as_often_as_they_say(counts):
+    rng = np.random.default_rng(0)
+    shown = []
+    for _ in range(150):
+        _, low, high = crossed_interval(simulated(rng, *counts), draws=500)
+        shown.append(((low <= 0) & (high >= 0)).all())
+    assert np.mean(shown) > 0.88
+
+
+def test_the_crossed_interval_of_patients_alone_is_the_normal_one():
+    values = np.random.default_rng(0).normal(size=(1, 1, 200, 1))
+    mean, low, high = crossed_interval(values)
+    half = 1.96 * values.std(ddof=1) / 200**0.5
+    assert mean[0] == pytest.approx(values.mean())
+    assert (high - mean)[0] == pytest.approx(half, rel=0.06)
+    assert (mean - low)[0] == pytest.approx(half, rel=0.06)
+
+
+def test_many_columns_need_wider_limits_than_one():
+    values = np.random.default_rng(0).normal(size=(1, 1, 100, 20))
+    _, low, high = crossed_interval(values)
+    alone = [crossed_interval(values[..., [column]]) for column in range(20)]
+    ratio = (high - low) / [(h - lo)[0] for _, lo, h in alone]
+    assert 1.3 < ratio.mean() < 1.8  # the normal's 1 - .05 / 2 / 20 quantile over its .975 is 1.54
+
+
+def test_seeds_that_differ_count_however_many_patients_there_are():
+    values = np.random.default_rng(0).normal(size=(3, 1, 1, 1)) + np.zeros((3, 3, 1000, 1))
+    mean, _low, high = crossed_interval(values)
+    half = stats.t.ppf(0.975, 2) * values[:, 0, 0, 0].std(ddof=1) / 3**0.5
+    assert (high - mean)[0] == pytest.approx(half, rel=0.15)
+
+
+def test_nothing_to_resample_gives_no_interval():
+    mean, low, high = crossed_interval(np.ones((1, 1, 1, 2)))
+    assert mean.tolist() == [1, 1]
+    assert np.isnan([low, high]).all()

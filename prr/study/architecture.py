@@ -16,6 +16,7 @@ import pandas as pd
 
 from prr.figures import Words
 from prr.metrics import crossed_interval
+from prr.study import grid
 from prr.study.backbones import CONNECTIONS
 from prr.study.jobs import Call, together
 from prr.study.starts import pretext
@@ -56,13 +57,6 @@ class Pair(NamedTuple):
     def arguments(self) -> dict[str, Any]:
         named = {"network": self.network, "target": self.target, "source": self.giver}
         return named | {"donor": self.donor, "amount": self.amount}
-
-
-def scaled(run: Experiment) -> Experiment:
-    """The experiment at the scale of chapters 8 and 9: smaller images of the same field of view, fewer steps."""
-    scale = run.profile
-    spacing = scale.spacing_mm * scale.size / scale.grid_size
-    return run.variant(size=scale.grid_size, spacing_mm=spacing, steps=scale.grid_steps)
 
 
 def seeds(run: Experiment, rest: bool = False) -> range:
@@ -149,19 +143,19 @@ def ways(run: Experiment) -> Iterator[Pair]:
 
 def networks(run: Experiment) -> Iterator[tuple[Experiment, dict[str, Any]]]:
     """(experiment, arguments of `model`) of all networks; those that others begin from come first."""
-    grid, found = scaled(run), pairs(run)
+    small, found = grid.scaled(run), pairs(run)
     for each in found:
         if each.start == "pretext":
-            yield grid, {"network": each.network, **pretext(each.target_seed)}
+            yield small, {"network": each.network, **pretext(each.target_seed)}
     for each in found:
         for arguments in (each.target, each.giver):
-            yield grid, {"network": each.network, **arguments}
+            yield small, {"network": each.network, **arguments}
 
 
 def calls(run: Experiment) -> list[Call]:
     """The transplants, once the networks are there."""
-    grid = scaled(run)
-    return [(grid, "drops", each.arguments) for each in pairs(run)]
+    small = grid.scaled(run)
+    return [(small, "drops", each.arguments) for each in pairs(run)]
 
 
 def table(run: Experiment) -> pd.DataFrame:
@@ -174,8 +168,8 @@ def table(run: Experiment) -> pd.DataFrame:
     if run.store.make:
         together(calls(run))
     parts = []
-    for each, (grid, _, arguments) in zip(pairs(run), calls(run), strict=True):
-        part = grid.drops(**arguments).dropna(subset="drop")
+    for each, (small, _, arguments) in zip(pairs(run), calls(run), strict=True):
+        part = small.drops(**arguments).dropna(subset="drop")
         labels = {name: getattr(each, name) for name in (*PAIR, "steps")}
         parts.append(part.assign(**labels, dice=(part["score"] + part["drop"]).mean()))
     return pd.concat(parts, ignore_index=True)
@@ -203,6 +197,19 @@ def summary(drops: pd.DataFrame, tolerance: float = 0.05) -> pd.DataFrame:
     return grouped.agg(**columns, relative=("relative", "mean")).reset_index()
 
 
+def overview(drops: pd.DataFrame) -> pd.DataFrame:
+    """Every way to be a source, as trained: means over seeds.
+
+    Returns:
+        DataFrame[network, start, source, pairs, dice, within, drop, relative], see `summary`; pairs counts them.
+    """
+    table = summary(drops)
+    table = table[(table["donor"] == "source") & (table["steps"] == "full")]
+    grouped = table.groupby(["network", "start", "source"], sort=False)
+    means = {name: (name, "mean") for name in ("dice", "within", "drop", "relative")}
+    return grouped.agg(pairs=("dice", "size"), **means).reset_index()
+
+
 def at_equal_dice(drops: pd.DataFrame) -> pd.DataFrame:
     """The headline's pairs, with each network's target that is nearest to the Dice of the weakest full one."""
     own = drops[drops["network"].isin(CONNECTIONS) & (drops["source"] == "") & (drops["donor"] == "source")]
@@ -215,11 +222,11 @@ def at_equal_dice(drops: pd.DataFrame) -> pd.DataFrame:
 
 def views(drops: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The headline's drops as trained, at equal distance, and at equal Dice."""
-    grid = drops[drops["network"].isin(CONNECTIONS) & (drops["source"] == "") & (drops["steps"] == "full")]
-    grid = grid[grid["start"].isin(["independent", "shared"])]
+    own = drops[drops["network"].isin(CONNECTIONS) & (drops["source"] == "") & (drops["steps"] == "full")]
+    own = own[own["start"].isin(["independent", "shared"])]
     return {
-        AS_TRAINED: grid[grid["donor"] == "source"],
-        AT_DISTANCE: grid[grid["donor"] == "at"],
+        AS_TRAINED: own[own["donor"] == "source"],
+        AT_DISTANCE: own[own["donor"] == "at"],
         AT_DICE: at_equal_dice(drops),
     }
 
@@ -227,17 +234,14 @@ def views(drops: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def crossed(view: pd.DataFrame) -> tuple[np.ndarray, list[tuple[str, str]]]:
     """Mean drop over kernels as (targets, sources, patients, cells), and the cells (network, start).
 
-    At equal distance and at equal Dice a source is paired with one target alone: sources have length 1 then.
+    At equal distance and at equal Dice a source is paired with one target alone: there is one source for each then.
     """
-    paired = (view["target_seed"] == view["source_seed"]).all()
-    mean = view.groupby(["target_seed", "source_seed", "patient", "network", "start"])["drop"].mean()
-    if paired:
-        mean = mean.groupby(["target_seed", "patient", "network", "start"]).mean()
-        mean = pd.concat({0: mean}, names=["source_seed"]).reorder_levels([1, 0, 2, 3, 4])
-    cells = mean.unstack(["network", "start"]).sort_index().dropna()
-    patients = cells.index.get_level_values("patient").nunique()
-    targets = cells.index.get_level_values("target_seed").nunique()
-    return cells.to_numpy().reshape(targets, -1, patients, cells.shape[1]), list(cells.columns)
+    mean = view.groupby(["target_seed", "source_seed", "patient", "network", "start"])["drop"].mean().reset_index()
+    if (mean["target_seed"] == mean["source_seed"]).all():
+        mean["source_seed"] = 0
+    mean["cell"] = list(mean[["network", "start"]].itertuples(index=False, name=None))
+    mean = mean.rename(columns={"target_seed": "target", "source_seed": "source"})
+    return grid.crossed(mean, "drop", "cell"), list(mean["cell"].unique())
 
 
 def cells(drops: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,121 @@
+"""Targets crossed with sources at the small scale of chapters 8 and 9, and how many of them each part has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from prr.study.experiment import Experiment
+
+NETWORKS = ("unet", "pspnet")
+SOURCE = ("acdc", "auto-encoding")  # the paper's A2
+AGAIN = 100  # added to the seed of a source that has the target's data and task, and would else be the target
+
+
+class Part(NamedTuple):
+    """How many targets, and how many sources or draws for each: grid or rest (of the profile's seeds), or 1."""
+
+    targets: str | int
+    sources: str | int
+
+
+# What chapter 9 measures; what has rest or 1 is thinned where the profile's rest_seeds is below its grid_seeds.
+PARTS = {
+    "kernels from the source": Part("grid", "grid"),
+    "kernels from the untrained start": Part("grid", 1),
+    "kernels from random donors": Part("grid", "rest"),
+    "kernels from another seed": Part("grid", "rest"),
+    "kernels from shuffled channels, from noise, from zero and from the target itself": Part("rest", 1),
+    "all six kinds": Part(1, 1),
+    "joint transplants": Part("rest", 1),
+    "prefixes with training": Part("rest", 1),
+    "distances and their nulls": Part("rest", 1),
+    "sources to be ranked": Part("rest", 1),
+}
+WHOLE = {"all six kinds"}  # one seed at every profile
+
+
+def scaled(run: Experiment) -> Experiment:
+    """The run at the size and steps of chapters 8 and 9, over the same field of view."""
+    scale = run.profile
+    spacing = scale.spacing_mm * scale.size / scale.grid_size
+    return run.variant(size=scale.grid_size, spacing_mm=spacing, steps=scale.grid_steps)
+
+
+def seeds(run: Experiment, part: str) -> tuple[list[int], list[int]]:
+    """Seeds of the targets and of the sources (or draws) that a part has."""
+    targets, sources = ([run.seed + each for each in range(_count(run, many))] for many in PARTS[part])
+    return targets, sources
+
+
+def _count(run: Experiment, many: str | int) -> int:
+    return many if isinstance(many, int) else getattr(run.profile, f"{many}_seeds")
+
+
+def target(seed: int) -> dict[str, Any]:
+    """Arguments of `Experiment.model` for a target: ACDC segmentation from a start of this seed."""
+    return {"dataset": "acdc", "task": "segmentation", "start": "shared", "seed": seed}
+
+
+def source(
+    seed: int, common: int, dataset: str = SOURCE[0], task: str = SOURCE[1], **others: Any
+) -> dict[str, Any]:  # fmt: skip
+    """The same for a source that begins where the target of seed `common` began."""
+    return {"dataset": dataset, "task": task, "start": "shared", "seed": seed, "common": common, **others}
+
+
+def again(seed: int, common: int) -> dict[str, Any]:
+    """The same for a network with the target's data, task and start, trained in another order."""
+    return source(seed + AGAIN, common, task="segmentation")
+
+
+def short(run: Experiment) -> int:
+    """Steps of a short training: a quarter of a network's own."""
+    return max(1, run.profile.steps // 4)
+
+
+def ranked_networks(run: Experiment) -> tuple[str, ...]:
+    """The networks for which sources are ranked and prefixes are trained: those of the transfer experiment."""
+    chosen = run.profile.transfer_network
+    return NETWORKS if chosen == "both" else (chosen,)
+
+
+def thinned(run: Experiment) -> pd.DataFrame:
+    """What has fewer seeds in this run than it would have with rest_seeds as many as grid_seeds.
+
+    Returns:
+        DataFrame[part, targets, sources, whole]: seeds here, and of targets with nothing thinned; empty at profile
+        paper.
+    """
+    whole, rows = run.profile.grid_seeds, []
+    for part, numbers in PARTS.items():
+        targets, sources = (_count(run, each) for each in numbers)
+        fewer = targets < whole or (numbers.sources == "rest" and sources < whole)
+        if part not in WHOLE and fewer:
+            rows.append((part, targets, sources, whole))
+    missing = [name for name in NETWORKS if name not in ranked_networks(run)]
+    if missing:
+        rows.append((f"sources to be ranked and prefixes with training, {', '.join(missing)}", 0, 0, whole))
+    return pd.DataFrame(rows, columns=["part", "targets", "sources", "whole"])
+
+
+def crossed(table: pd.DataFrame, column: str, over: str) -> np.ndarray:
+    """Values (targets, sources, patients, k) for `prr.metrics.crossed_interval`.
+
+    Args:
+        table: DataFrame[target, source, patient, ...] in which every combination stands once.
+        column: what is averaged.
+        over: column of the k things, in order of appearance.
+
+    Returns:
+        The array; a patient without a value somewhere (no foreground) is left out everywhere.
+    """
+    axes = ["target", "source", "patient", over]
+    wide = table.set_index(axes)[column]
+    shape = [wide.index.get_level_values(axis).unique() for axis in axes]
+    full = wide.reindex(pd.MultiIndex.from_product(shape, names=axes)).to_numpy(dtype=float)
+    values = full.reshape([len(each) for each in shape])
+    return values[:, :, ~np.isnan(values).any(axis=(0, 1, 3))]

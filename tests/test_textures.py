@@ -1,0 +1,44 @@
+"""Images of textured shapes: what they promise, and that no texture gives a label away."""
+
+import numpy as np
+import pytest
+import torch
+
+from prr.data import textures
+from prr.errors import OptionError
+
+
+def test_images_are_standardised_and_labelled_0_to_3():
+    made = textures(32, size=48)
+    assert made.images.shape == (32, 1, 48, 48)
+    assert made.masks.unique().tolist() == [0, 1, 2, 3]
+    assert torch.allclose(made.images.mean((1, 2, 3)), torch.zeros(32), atol=1e-5)
+    assert torch.allclose(made.images.std((1, 2, 3), correction=0), torch.ones(32), atol=1e-5)
+    assert made.phantom
+    assert len(made.train) == len(made.validation) == 16
+
+
+def test_a_seed_gives_the_same_images_again_and_another_one_others():
+    first, again, other = textures(16), textures(16), textures(16, seed=1)
+    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.masks, again.masks)
+    assert not torch.equal(first.images, other.images)
+
+
+def test_shapes_are_what_their_labels_say():
+    # of its bounding box a disc fills pi / 4 and, whatever way they are turned, a square at least half
+    masks = textures(200, size=64).masks.numpy()
+    whole = [mask == 1 for mask in masks if (mask == 1).any()]
+    filled = [shape.sum() / (np.ptp(np.nonzero(shape)[0]) + 1) / (np.ptp(np.nonzero(shape)[1]) + 1) for shape in whole]
+    assert np.quantile(filled, 0.9) == pytest.approx(np.pi / 4, abs=0.05)
+
+
+def test_brightness_says_nothing_of_the_label():
+    made = textures(320)
+    means = [made.images[:, 0][made.masks == label].mean().item() for label in range(4)]
+    assert max(means) - min(means) < 0.25  # each region's own brightness has a standard deviation near 1
+
+
+def test_too_few_images_are_refused():
+    with pytest.raises(OptionError, match="count=15: expected at least 16"):
+        textures(15)
