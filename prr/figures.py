@@ -474,9 +474,14 @@ def controls(means: pd.DataFrame, judged: pd.DataFrame, *, tolerance: float = 0.
         some = judged.loc[judged["verdict"] == verdict, "layer"]
         above.plot(some, np.zeros(len(some)), marker, color=colour, markersize=7, linestyle="none", label=verdict)
     above.axis("off")
-    above.legend(loc="lower center", bbox_to_anchor=(0.5, 0.75), ncols=len(REUSE_STYLE), frameon=False, fontsize=8)
     handles, labels = axis.get_legend_handles_labels()
-    axis.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False, fontsize=8)
+    told, words = above.get_legend_handles_labels()
+    figure.legend(
+        told, words, loc="upper center", bbox_to_anchor=(0.5, 1.0), ncols=len(words), frameon=False, fontsize=8
+    )
+    figure.legend(
+        handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.96), ncols=len(labels), frameon=False, fontsize=8
+    )
     axis.spines[["top", "right"]].set_visible(False)
     return _note(figure, note)
 

@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "prr"
 FLOORS = [
     ["errors"],
     ["layers", "samples", "page"],
-    ["checkpoints", "metrics", "bn", "suffix", "alignment"],
+    ["checkpoints", "metrics", "bn", "suffix", "channels"],
+    ["alignment"],
     ["distance"],
     ["predictors", "donors", "reuse"],
     ["verdict"],
