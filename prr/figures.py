@@ -519,6 +519,8 @@ def prefixes(joint: pd.DataFrame, trained: pd.DataFrame, *, note: str = "") -> F
         axes[1].set(title="loaded, then trained shortly", xlabel="layers from the input", ylabel="foreground Dice")
         axes[1].set_ylim(min(0, trained["dice"].min()) - 0.03, 1.03)
         axes[1].legend(frameon=False, fontsize=8)
+    for axis in axes:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _finish(figure, axes, note)
 
 

@@ -1,10 +1,11 @@
-"""Images of textured shapes: what they promise, and that no texture gives a label away."""
+"""Images of textured shapes: what they promise, and that nothing but the grain gives a label away."""
 
 import numpy as np
 import pytest
 import torch
 
 from prr.data import textures
+from prr.data.textures import WAVELENGTHS, _grain
 from prr.errors import OptionError
 
 
@@ -25,12 +26,13 @@ def test_a_seed_gives_the_same_images_again_and_another_one_others():
     assert not torch.equal(first.images, other.images)
 
 
-def test_shapes_are_what_their_labels_say():
-    # of its bounding box a disc fills pi / 4 and, whatever way they are turned, a square at least half
-    masks = textures(200, size=64).masks.numpy()
-    whole = [mask == 1 for mask in masks if (mask == 1).any()]
-    filled = [shape.sum() / (np.ptp(np.nonzero(shape)[0]) + 1) / (np.ptp(np.nonzero(shape)[1]) + 1) for shape in whole]
-    assert np.quantile(filled, 0.9) == pytest.approx(np.pi / 4, abs=0.05)
+def test_the_grain_of_a_region_has_the_wavelength_of_its_label():
+    rng = np.random.default_rng(0)
+    frequencies = np.hypot(np.fft.fftfreq(64), np.fft.fftfreq(64)[:, None])
+    for noise, wavelength in zip(_grain(rng, 8, 64), WAVELENGTHS, strict=True):
+        power = abs(np.fft.fft2(noise)) ** 2
+        found = (power * frequencies).sum() / power.sum()  # the mean over all directions that the grain has
+        assert found == pytest.approx(1 / wavelength, rel=0.25)
 
 
 def test_brightness_says_nothing_of_the_label():

@@ -105,6 +105,14 @@ class Slices:
             held_out=tuple(patient.unique().tolist()) if held_out else (),
         )
 
+    def every(self, step: int) -> "Slices":
+        """Each `step`-th slice of every patient, the first among them: the same patients by less work."""
+        later = torch.arange(len(self.patient))
+        first = torch.stack([later[self.patient == patient].min() for patient in self.patient.unique()])
+        start = first[torch.searchsorted(self.patient.unique(), self.patient)]
+        keep = (later - start) % step == 0
+        return replace(self, images=self.images[keep], masks=self.masks[keep], patient=self.patient[keep])
+
     def to(self, device: torch.device | str) -> "Slices":
         """The same slices on another device."""
         return replace(

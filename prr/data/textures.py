@@ -7,7 +7,8 @@ from prr.data.slices import Slices, split
 from prr.errors import OptionError
 
 PER_UNIT = 8  # images that count as one patient
-SHAPES = (  # of radius 1 around 0, by label from 1: disc, square, triangle
+WAVELENGTHS = (14.0, 3.0, 5.0, 8.0)  # pixels, of the grain of each label: ground, then what lies before it
+SHAPES = (  # of radius 1 around 0: disc, square, triangle
     lambda x, y: np.hypot(x, y) < 1,
     lambda x, y: np.maximum(abs(x), abs(y)) < 0.85,
     lambda x, y: (y > -0.6) & (y < 1.2 - 1.73 * abs(x)),
@@ -15,9 +16,9 @@ SHAPES = (  # of radius 1 around 0, by label from 1: disc, square, triangle
 
 
 def textures(count: int = 320, size: int = 64, seed: int = 0) -> Slices:
-    """Discs, squares and triangles, each filled with a texture of its own, before another one; which is which is asked.
+    """Discs, squares and triangles of three grains before a ground of a fourth: the grain is the label.
 
-    Textures say nothing of the label: grain, direction and brightness are drawn anew for every region of every image.
+    Shape, place, direction and brightness are drawn anew for every region of every image, and say nothing of it.
 
     Args:
         count: images; every 8 count as one patient.
@@ -34,7 +35,7 @@ def textures(count: int = 320, size: int = 64, seed: int = 0) -> Slices:
         raise OptionError(f"count={count}: expected at least {2 * PER_UNIT} images, for half of them validate")
     rng = np.random.default_rng(seed)
     masks = np.stack([_mask(rng, size) for _ in range(count)])
-    regions = _grain(rng, len(SHAPES) + 1, count, size) + rng.normal(size=(len(SHAPES) + 1, count, 1, 1))
+    regions = _grain(rng, count, size) + rng.normal(size=(len(WAVELENGTHS), count, 1, 1))
     images = np.take_along_axis(regions, masks[None], axis=0)[0]
     images -= images.mean((1, 2), keepdims=True)
     images /= images.std((1, 2), keepdims=True)
@@ -54,18 +55,20 @@ def _mask(rng: np.random.Generator, size: int) -> np.ndarray:
     """(size, size) labels of three shapes at random places, the later over the earlier."""
     z = (np.arange(size) + 1j * np.arange(size)[:, None]) / size
     mask = np.zeros((size, size), int)
-    for label in rng.permutation(len(SHAPES)):
+    for label in rng.permutation(len(WAVELENGTHS) - 1) + 1:
+        shape = SHAPES[rng.integers(len(SHAPES))]
         centre, radius, turn = rng.uniform(0.2, 0.8, 2), rng.uniform(0.12, 0.25), rng.uniform(0, 2 * np.pi)
         at = (z - complex(*centre)) * np.exp(1j * turn) / radius
-        mask[SHAPES[label](at.real, at.imag)] = label + 1
+        mask[shape(at.real, at.imag)] = label
     return mask
 
 
-def _grain(rng: np.random.Generator, regions: int, count: int, size: int) -> np.ndarray:
-    """(regions, count, size, size) noise of one wavelength and direction each, variance 1."""
+def _grain(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
+    """(labels, count, size, size) noise of each label's wavelength in one direction for each image, variance 1."""
     x, y = np.fft.fftfreq(size), np.fft.fftfreq(size)[:, None]
-    wavelength, turn = rng.uniform(3, 16, (regions, count, 1, 1)), rng.uniform(0, np.pi, (regions, count, 1, 1))
+    frequency = 1 / np.array(WAVELENGTHS)[:, None, None, None]
+    turn = rng.uniform(0, np.pi, (len(WAVELENGTHS), count, 1, 1))
     along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
-    band = np.exp(-(((abs(along) - 1 / wavelength) / 0.04) ** 2) - (across / 0.06) ** 2)
+    band = np.exp(-(((abs(along) - frequency) / 0.03) ** 2) - (across / 0.06) ** 2)
     noise = np.fft.ifft2(np.fft.fft2(rng.normal(size=band.shape)) * band).real
     return noise / noise.std((2, 3), keepdims=True)

@@ -69,6 +69,11 @@ def thinned(run: Experiment) -> bool:
     return run.profile.rest_seeds < run.profile.grid_seeds
 
 
+def some(run: Experiment) -> tuple[str, ...]:
+    """Networks for which starts and ways are varied."""
+    return ("both", "pspnet") if thinned(run) else (*CONNECTIONS, *BESIDE)
+
+
 def pairs(run: Experiment) -> list[Pair]:
     """Every comparison of the chapter, each once."""
     found = [*headline(run), *matched(run), *beside(run), *starts(run), *ways(run)]
@@ -118,11 +123,8 @@ def beside(run: Experiment) -> Iterator[Pair]:
 
 def starts(run: Experiment) -> Iterator[Pair]:
     """Starts that are common in the encoder alone, learned on textures, or common to a degree."""
-    networks = ("plain", "both", "unet", "pspnet") if thinned(run) else (*CONNECTIONS, *BESIDE)
-    for network, seed in itertools.product(networks, seeds(run, rest=True)):
-        for start in ("encoder-shared", "pretext"):
-            yield pair(network, start, seed, seed)
-        for start in BETWEEN if network in ("plain", "both") or not thinned(run) else ():
+    for network, seed in itertools.product(some(run), seeds(run, rest=True)):
+        for start in ("encoder-shared", "pretext", *BETWEEN):
             yield pair(network, start, seed, seed)
     if run.profile.pspnet_start == "imagenet":
         yield from (pair("pspnet", "imagenet", seed, seed) for seed in seeds(run, rest=True))
@@ -131,7 +133,7 @@ def starts(run: Experiment) -> Iterator[Pair]:
 def ways(run: Experiment) -> Iterator[Pair]:
     """Sources of the target's start that went another way: longer or shorter steps, fewer of them, another task."""
     rate, steps = run.profile.learning_rate, max(1, run.profile.grid_steps // 4)
-    for network, seed in itertools.product((*CONNECTIONS, *BESIDE), seeds(run, rest=True)):
+    for network, seed in itertools.product(some(run), seeds(run, rest=True)):
         for times in RATES:
             yield pair(network, "shared", seed, seed, label=f"learning rate x {times:g}", learning_rate=rate * times)
         yield pair(network, "shared", seed, seed, label="a quarter of the steps", steps=steps)
@@ -316,10 +318,11 @@ def left_out(run: Experiment) -> pd.DataFrame:
         "rest_seeds": "seeds of everything else",
         "grid_size": "pixels",
         "grid_steps": "steps of training",
+        "grid_batch": "slices per step",
+        "grid_every": "slices that are scored: one in",
     }
     rows = [(what, getattr(run.profile, name), getattr(full, name)) for name, what in names.items()]
-    few = "2 of the 2 x 2, UNet, PSPNet" if thinned(run) else "all seven"
-    rows.append(("networks with other starts", few, "all seven"))
+    rows.append(("networks with other starts and other ways", len(some(run)), len((*CONNECTIONS, *BESIDE))))
     return pd.DataFrame(rows, columns=["what", "here", "paper"])
 
 

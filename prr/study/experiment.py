@@ -378,13 +378,13 @@ class Experiment:
         amount: float | None = None,
         kinds: Sequence[str] = ("W",),
     ) -> pd.DataFrame:
-        """`prr.reuse.drops` on the target's validation patients, with a control in the source's place if one is named.
+        """`prr.reuse.drops` on one in `grid_every` of the slices of the target's validation patients.
 
         Args:
             network: see `model`.
             target: arguments of `model` for the network that is judged.
             source: the same for the network that gives.
-            donor: one of `prr.donors.DONORS`, or start: the network from which the target's training began.
+            donor: what stands in the source's place: one of `prr.donors.DONORS`, or start: the network from which the target's training began.
             amount: for donors that take one.
             kinds: of parameters.
 
@@ -392,6 +392,7 @@ class Experiment:
             DataFrame[kind, layer, name, patient, score, drop, rmse, relative]: the last two from target to donor.
         """
         judged, giver = self.key(network, **target), self.key(network, **source)
+        every = self.profile.grid_every
 
         def make() -> tuple[pd.DataFrame, dict]:
             model, other = self._trained(judged)[0], self._trained(giver)[0]
@@ -399,11 +400,12 @@ class Experiment:
                 other = self._begun(judged).to(self.device)
             else:
                 other = donors.donor(donor, model, other, amount, self.seed)
-            part = self.slices(judged["data set"]).validation
+            part = self.slices(judged["data set"]).validation.every(every)
             table = reuse.drops(model, other, part, kinds=kinds, progress=self.progress)
             return table.merge(rmse(model, other), how="left"), {}
 
         key = {"table": "drops", "kinds": list(kinds), "donor": donor, "amount": amount, "seed": self.seed}
+        key |= {"every": every}
         key |= {"recipe": [reuse.RECIPE, donors.RECIPE], "pair": [digest(judged), digest(giver)]}
         return self.kept(key, judged, f"drops by {donor}", make)[0]
 

@@ -16,12 +16,13 @@ AGAIN = 100  # added to the seed of a source that has the target's data and task
 
 
 class Part(NamedTuple):
-    """How many targets, and how many sources or draws for each: grid or rest (of the profile's seeds), or 1."""
+    """How many targets, and how many sources or draws for each: see `_count`."""
 
     targets: str | int
     sources: str | int
 
 
+RANKED = "sources to be ranked, by fine-tuning on so many draws"
 # What chapter 9 measures; what has rest or 1 is thinned where the profile's rest_seeds is below its grid_seeds.
 PARTS = {
     "kernels from the source": Part("grid", "grid"),
@@ -33,7 +34,7 @@ PARTS = {
     "joint transplants": Part("rest", 1),
     "prefixes with training": Part("rest", 1),
     "distances and their nulls": Part("rest", 1),
-    "sources to be ranked": Part("rest", 1),
+    RANKED: Part("rest", "two or rest"),
 }
 WHOLE = {"all six kinds"}  # one seed at every profile
 
@@ -42,7 +43,9 @@ def scaled(run: Experiment) -> Experiment:
     """The run at the size and steps of chapters 8 and 9, over the same field of view."""
     scale = run.profile
     spacing = scale.spacing_mm * scale.size / scale.grid_size
-    return run.variant(size=scale.grid_size, spacing_mm=spacing, steps=scale.grid_steps)
+    return run.variant(
+        size=scale.grid_size, spacing_mm=spacing, steps=scale.grid_steps, batch_size=scale.grid_batch
+    )
 
 
 def seeds(run: Experiment, part: str) -> tuple[list[int], list[int]]:
@@ -52,6 +55,9 @@ def seeds(run: Experiment, part: str) -> tuple[list[int], list[int]]:
 
 
 def _count(run: Experiment, many: str | int) -> int:
+    """A number as it is; grid or rest: of the profile's seeds; two or rest: the larger."""
+    if many == "two or rest":
+        return max(2, run.profile.rest_seeds)
     return many if isinstance(many, int) else getattr(run.profile, f"{many}_seeds")
 
 
@@ -93,12 +99,12 @@ def thinned(run: Experiment) -> pd.DataFrame:
     whole, rows = run.profile.grid_seeds, []
     for part, numbers in PARTS.items():
         targets, sources = (_count(run, each) for each in numbers)
-        fewer = targets < whole or (numbers.sources == "rest" and sources < whole)
+        fewer = targets < whole or (numbers.sources in ("rest", "two or rest") and sources < whole)
         if part not in WHOLE and fewer:
             rows.append((part, targets, sources, whole))
     missing = [name for name in NETWORKS if name not in ranked_networks(run)]
     if missing:
-        rows.append((f"sources to be ranked and prefixes with training, {', '.join(missing)}", 0, 0, whole))
+        rows.append((f"{', '.join(missing)}: all six kinds, prefixes with training, sources to be ranked", 0, 0, whole))
     return pd.DataFrame(rows, columns=["part", "targets", "sources", "whole"])
 
 

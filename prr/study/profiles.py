@@ -46,6 +46,8 @@ class Profile:
     transfer_list: str  # which parameters are loaded: the paper's list, the one inferred from the sweep, or both
     grid_size: int  # pixels of chapters 8 and 9, over the same field of view
     grid_steps: int  # of the optimiser, for each of their networks
+    grid_batch: int  # slices per step
+    grid_every: int  # of each validation patient's slices one in so many is scored
     grid_seeds: int  # of targets, and of sources, that are crossed
     rest_seeds: int  # of what does not belong to the headline contrast; as many as grid_seeds: nothing is thinned
     example_images: int  # digits, of 500, on which the networks of chapter 10 are judged; so many shapes at most
@@ -73,7 +75,9 @@ _QUICK = Profile(
     transfer_network="pspnet",
     transfer_list="paper",
     grid_size=48,
-    grid_steps=200,
+    grid_steps=300,
+    grid_batch=8,
+    grid_every=3,
     grid_seeds=3,
     rest_seeds=1,
     example_images=500,
@@ -83,13 +87,14 @@ PROFILES = {
     "smoke": dataclasses.replace(
         _QUICK, name="smoke", acdc_patients=4, t1_patients=7, rvsc_patients=2, size=48, spacing_mm=3.0,
         unet_width=2, pspnet_width=4, steps=8, batch_size=8, few_patients=1, transfer_steps=4, grid_steps=4,
-        grid_seeds=2, example_images=40,
+        grid_every=1, grid_seeds=2, example_images=40,
     ),
     "quick": _QUICK,
     "paper": dataclasses.replace(
         _QUICK, name="paper", acdc_patients=100, t1_patients=210, rvsc_patients=32, size=128, spacing_mm=1.5,
         unet_width=64, pspnet_width=64, steps=6000, batch_size=32, learning_rate=1e-3, seeds=3, transfer_steps=3000,
-        transfer_network="both", transfer_list="both", grid_size=128, grid_steps=6000, grid_seeds=5, rest_seeds=5,
+        transfer_network="both", transfer_list="both", grid_size=128, grid_steps=6000,
+        grid_batch=32, grid_every=1, grid_seeds=5, rest_seeds=5,
     ),
 }  # fmt: skip
 

@@ -23,7 +23,7 @@ from prr.reuse import predict
 RECIPE = 1
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (output, images, masks) -> scalar
 AUXILIARY_WEIGHT = 0.4  # of PSPNet's auxiliary head, Zhao et al. 2017
-CHECKPOINTS = 5  # about so many lines has a history; each costs a pass over the validation part
+CHECKPOINTS = 4  # about so many lines has a history; each costs a pass over the validation part
 
 
 def segmentation_loss(output: Tensor, images: Tensor, masks: Tensor) -> Tensor:
