@@ -575,7 +575,8 @@ class Ledger:
     """The ledger of claims as HTML, a line for each, linked to the chapter that shows its figures.
 
     Args:
-        table: DataFrame[where, claim, verdict, here, leaves, reason, remark, page] from `prr.study.ledger.ledger`.
+        table: DataFrame[where, claim, verdict, here, leaves, reason, equal, remark, page] from
+            `prr.study.ledger.ledger`.
     """
 
     def __init__(self, table: pd.DataFrame):
@@ -589,9 +590,13 @@ class Ledger:
             "claim": rows["claim"] + " <small>(" + rows["where"] + ")</small>",
             "verdict": shown,
             "what decided, of so many leaves": rows["reason"] + " <small>(" + rows["leaves"] + ")</small>",
+            "still true when start and distance are equal?": rows["equal"],
             "remark": "<small>" + rows["remark"] + "</small> " + pd.Series(links, rows.index),
         }
-        return pd.DataFrame(cells).to_html(index=False, escape=False, border=0)
+        shown = pd.DataFrame(cells)
+        if (rows["equal"] == "").all():
+            shown = shown.drop(columns="still true when start and distance are equal?")
+        return shown.to_html(index=False, escape=False, border=0)
 
 
 class Words(str):

@@ -11,6 +11,7 @@ import torch
 from prr.errors import MissingError
 from prr.layers import parameter_table
 from prr.study import claims, ledger, paper, pspnet, rules, sources, transfer, unet
+from prr.study.backbones import CONNECTIONS
 from prr.study.results import DOSES
 from prr.verdict import layer_verdicts
 
@@ -76,6 +77,21 @@ class World:
         names = TABLES[network].query("kind == 'RM'")
         more, less = (2.0, 1.0) if self.right else (1.0, 2.0)
         return names[["layer", "name"]].assign(MRM=more, MRB=less, MRV_log=more, MRW_log=less)
+
+    def architecture(self):
+        """Transplants at equal distance: short connections help and long ones harm where the paper is right."""
+        sign = 1 if self.right else -1
+        drops = {"unet": 0.3 if self.right else 0.0, "pspnet": 0.0 if self.right else 0.3}
+        drops |= {name: 0.3 + sign * (0.1 * long - 0.2 * short) for name, (short, long) in CONNECTIONS.items()}
+        rows = [
+            (network, start, "", seed, seed, donor, "full", 0.9, 1, patient, drop + 1e-4 * (seed + patient), 0.25)
+            for network, drop in drops.items()
+            for start, seed, patient, donor in itertools.product(
+                ("independent", "shared"), range(3), range(4), ("source", "at")
+            )
+        ]
+        columns = ["network", "start", "source", "target_seed", "source_seed", "donor", "steps", "dice", "layer"]
+        return pd.DataFrame(rows, columns=[*columns, "patient", "drop", "relative"])
 
     def pairs(self, network):
         """RMSE of a pair is that of its second network, so ranks, groups and ranges are ours to choose."""
@@ -152,8 +168,8 @@ def here(world):
     return ledger.ledger(world).set_index("id")["here"].to_dict()
 
 
-# what no world can give: a pattern's absence, little spread, an answer from two networks to the question of causes
-NEVER = {"unet-rv-pattern": OPEN, "connections": ABSENT, "results-vary": OPEN}
+# what no world can give: a pattern's absence, little spread
+NEVER = {"unet-rv-pattern": OPEN, "results-vary": OPEN}
 OWN = {
     "pspnet-w-pattern",
     "semi-supervised",
@@ -166,7 +182,7 @@ OWN = {
 
 
 def test_the_claims_of_the_paper_and_their_tests_have_the_same_names():
-    assert set(claims.TESTS) == set(paper.claims()["id"]) - {"connections"}
+    assert set(claims.TESTS) == set(paper.claims()["id"])
     assert not paper.claims()["id"].duplicated().any()
 
 
@@ -526,3 +542,32 @@ def test_a_leaf_carries_its_tolerance_and_its_seeds():
     assert set(table.loc["unet-w", "tolerance"]) == {0.05}
     assert set(table.loc["can-hurt":"gain-with-few", "seeds"]) == {3}
     assert table.loc["reused-share", "paper"] == 0.92
+
+
+@pytest.mark.parametrize(("right", "words"), [(True, "still true: "), (False, "no longer true: ")])
+def test_claims_that_mix_causes_are_asked_again_at_equal_start_and_distance(right, words):
+    table = ledger.ledger(World(right)).set_index("id")["equal"]
+    asked = table[table != ""]
+    assert set(asked.index) == set(claims.EQUAL) == {"unet-w", "pspnet-w", "hurts-unet-more", "networks", "connections"}
+    assert asked.str.startswith(words).all()
+
+
+def test_without_chapter_8_that_question_is_not_attempted():
+    world = World(True)
+
+    def missing():
+        raise MissingError("not computed yet")
+
+    world.architecture = missing
+    table = ledger.ledger(world).set_index("id")
+    assert table.loc["hurts-unet-more", "equal"].startswith("not attempted: results not computed yet")
+    assert (table.loc["hurts-unet-more", "here"], table.loc["connections", "here"]) == (YES, ABSENT)
+
+
+def test_the_ledger_shows_that_column_only_where_it_says_something():
+    from prr import figures
+
+    title = "still true when start and distance are equal?"
+    table = ledger.ledger(World(True))
+    assert title in figures.Ledger(table)._repr_html_()
+    assert title not in figures.Ledger(table[table["equal"] == ""])._repr_html_()

@@ -291,6 +291,19 @@ def planned(names: Sequence[tuple[str, str]]) -> dict[str, np.ndarray]:
     return weights
 
 
+def at_equal(drops: pd.DataFrame, weights: dict[str, float]) -> tuple[float, float, float]:
+    """A sum of mean drops, at equal distance from sources of a shared start: value, low, high as in `cells`.
+
+    Args:
+        drops: from `table`.
+        weights: {network: its weight}; 1 and -1 for a difference of two.
+    """
+    view = drops[(drops["donor"] == "at") & (drops["start"] == "shared") & drops["network"].isin(weights)]
+    values, names = crossed(view)
+    found = crossed_interval(values @ np.array([[weights[network]] for network, _ in names]))
+    return tuple(float(each[0]) for each in found)
+
+
 def noise(drops: pd.DataFrame) -> pd.DataFrame:
     """Sources beside noise at the same distance, network by network.
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from prr.errors import MissingError
-from prr.study import paper, sources, transfer
+from prr.study import architecture, paper, sources, transfer
 from prr.study.models import TITLES
 from prr.study.results import DOSES, Results
 from prr.study.rules import (
@@ -24,6 +24,7 @@ from prr.study.rules import (
     YES,
     Leaf,
     above,
+    below,
     exact,
     falling,
     layers,
@@ -38,11 +39,17 @@ from prr.study.rules import (
 from prr.verdict import NOT_REUSABLE, REUSABLE, layer_verdicts, reusable_network
 
 TESTS: dict[str, Callable[[Results], Iterable[Leaf]]] = {}
+EQUAL: dict[str, Callable[[Results], Iterable[Leaf]]] = {}  # the same claims where start and distance are equal
 
 
 def test_of(claim: str) -> Callable:
     """Register the test of a claim."""
     return lambda function: TESTS.setdefault(claim, function)
+
+
+def at_equal(claim: str) -> Callable:
+    """Register the test of a claim where start and distance are equal."""
+    return lambda function: EQUAL.setdefault(claim, function)
 
 
 # ------------------------------------------------------- reuse layer by layer
@@ -139,6 +146,39 @@ def _(results: Results) -> list[Leaf]:
     found = [means("mean drop, all kinds", unet["drop"], pspnet["drop"])]
     first, second = _drops(unet), _drops(pspnet)
     return [*found, means("mean drop, kernels", first["W"], second["W"])]
+
+
+@at_equal("hurts-unet-more")
+def _(results: Results) -> list[Leaf]:
+    gap = architecture.at_equal(results.architecture(), {"unet": 1, "pspnet": -1})
+    return [above("mean drop of UNet's kernels over that of PSPNet's", *gap)]
+
+
+def _mean_drop(network: str, meant: Callable) -> Callable:
+    leaf = f"mean drop of {TITLES[network]}'s kernels"
+    return lambda results: [
+        meant(leaf, *architecture.at_equal(results.architecture(), {network: 1}), TOLERANCE["drop"])
+    ]
+
+
+EQUAL |= {"unet-w": _mean_drop("unet", above), "pspnet-w": _mean_drop("pspnet", below)}
+
+
+@at_equal("networks")
+def _(results: Results) -> list[Leaf]:
+    return [*EQUAL["pspnet-w"](results), *EQUAL["unet-w"](results)]
+
+
+@test_of("connections")
+@at_equal("connections")
+def _(results: Results) -> list[Leaf]:
+    table = architecture.contrasts(results.architecture())
+    table = table[table["at"] == architecture.AT_DISTANCE].set_index("contrast")[["drop", "low", "high"]]
+    ways = (("short", below), ("long", above))  # that long ones do no good is shown where they do harm
+    return [
+        meant(f"{kind} connections, {start} start: mean drop", *table.loc[f"{kind} connections, {start} start"])
+        for (kind, meant), start in itertools.product(ways, ("shared", "independent"))
+    ]
 
 
 @test_of("rm-rv-matter")

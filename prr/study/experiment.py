@@ -384,7 +384,8 @@ class Experiment:
             network: see `model`.
             target: arguments of `model` for the network that is judged.
             source: the same for the network that gives.
-            donor: what stands in the source's place: one of `prr.donors.DONORS`, or start: the network from which the target's training began.
+            donor: what stands in the source's place: one of `prr.donors.DONORS`, or start: the network from which the
+                target's training began.
             amount: for donors that take one.
             kinds: of parameters.
 

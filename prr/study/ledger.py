@@ -16,7 +16,7 @@ import pandas as pd
 from prr.errors import MissingError
 from prr.figures import Words
 from prr.study import paper
-from prr.study.claims import TESTS
+from prr.study.claims import EQUAL, TESTS
 from prr.study.results import Results
 from prr.study.rules import ABSENT, NO, UNSURE, YES, Leaf, open_
 
@@ -46,12 +46,12 @@ def claims(page: str | None = None) -> pd.DataFrame:
     return table if page is None else table[table["page"] == page]
 
 
-def attempt(claim: tuple, results: Results) -> list[Leaf]:
+def attempt(claim: tuple, results: Results, tests: dict = TESTS) -> list[Leaf]:
     """The leaves of one claim, at least one."""
-    if claim.id not in TESTS:
+    if claim.id not in tests:
         return [open_(claim.remark, np.nan, ABSENT)]
     try:
-        return list(TESTS[claim.id](results)) or [open_("nothing in this run to test it on", np.nan, ABSENT)]
+        return list(tests[claim.id](results)) or [open_("nothing in this run to test it on", np.nan, ABSENT)]
     except MissingError:
         return [open_(f"results not computed yet: chapter {int(claim.page[:2])}", np.nan, ABSENT)]
 
@@ -65,21 +65,35 @@ def ledger(results: Results, page: str | None = None) -> pd.DataFrame:
 
     Returns:
         DataFrame[id, where, claim, verdict, here, leaves, reproduced, not reproduced, undecided, not attempted, reason,
-        remark, page]: verdict by the rule of claims; here: what it would be if phantoms counted; counts of leaves;
-        reason: the leaf that decided, with its numbers.
+        equal, remark, page]: verdict by the rule of claims; here: what it would be if phantoms counted; counts of
+        leaves; reason: the leaf that decided, with its numbers; equal: verdict and reason where start and distance are
+        equal (chapter 8), empty for claims of which that can't be asked.
     """
     found, rows = leaves(results, page), []
     for claim in claims(page).itertuples():
         part = found[found["id"] == claim.id]
         counts = {each: int((part["verdict"] == each).sum()) for each in (YES, NO, UNSURE, ABSENT)}
-        here = next((each for each in (NO, UNSURE, YES) if counts[each]), ABSENT)
+        here = _verdict(part)
         analogue = here in (YES, NO) and any(results.phantom(name) for name in claim.data.split())
         rows.append({
             **{"id": claim.id, "where": claim.where, "claim": claim.claim, "verdict": ANALOGUE if analogue else here},
             **{"here": here, "leaves": len(part), **counts, "reason": _reason(part, here)},
-            **{"remark": claim.remark, "page": claim.page},
+            **{"equal": _at_equal(claim, results), "remark": claim.remark, "page": claim.page},
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _verdict(part: pd.DataFrame) -> str:
+    return next((each for each in (NO, UNSURE, YES) if (part["verdict"] == each).any()), ABSENT)
+
+
+def _at_equal(claim: tuple, results: Results) -> str:
+    if claim.id not in EQUAL:
+        return ""
+    part = pd.DataFrame(attempt(claim, results, EQUAL))
+    verdict = _verdict(part)
+    words = {YES: "still true", NO: "no longer true", UNSURE: "undecided"}
+    return f"{words.get(verdict, verdict)}: {_reason(part, verdict)}"
 
 
 def _reason(part: pd.DataFrame, here: str) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 from prr import bn
 from prr.distance import rmse
 from prr.layers import parameter_table
-from prr.study import sources
+from prr.study import architecture, sources
 from prr.study.experiment import Experiment
 from prr.study.jobs import Call, together
 from prr.study.models import TITLES, branches, pspnet
@@ -30,6 +30,7 @@ class Results:
         self.pairs = functools.cache(functools.partial(sources.over_seeds, self.run))
         self.few = functools.cache(functools.partial(sources.few, self.run))
         self.transfer = functools.cache(self.run.transfer)
+        self.architecture = functools.cache(functools.partial(architecture.table, self.run))
         for read in (self.sweep, self.first_layer, self.by_source, self.dose, self.distance, self.shift, self.joint):
             setattr(self, read.__name__, functools.cache(read))  # many claims rest on the same table
 
