@@ -37,7 +37,6 @@ REUSE_STYLE = {
     "redundant": ("d", _PALETTE[7]),
     "reused": ("o", _PALETTE[2]),
     "lost": ("X", _PALETTE[3]),
-    "undecided": ("_", "0.5"),
 }
 AGREEMENT_STYLE = {"predicts": ("o", _PALETTE[2]), "undecided": ("s", _PALETTE[7]), "misleads": ("X", _PALETTE[3])}
 # how two networks begin: chapter 8's headline, and all of its starts
@@ -453,7 +452,7 @@ def controls(means: pd.DataFrame, judged: pd.DataFrame, *, tolerance: float = 0.
 
     Args:
         means: DataFrame[control, layer, drop, low, high] of one network, from `prr.study.redundancy.means`.
-        judged: DataFrame[layer, verdict] of the same, from `prr.study.redundancy.judged`.
+        judged: DataFrame[layer, verdict, leaning] of the same, from `prr.study.redundancy.judged`.
         tolerance: drop that counts as none.
         note: where the numbers come from.
     """
@@ -471,8 +470,14 @@ def controls(means: pd.DataFrame, judged: pd.DataFrame, *, tolerance: float = 0.
     axis.set_ylabel("drop of foreground Dice")
     _layer_axis(axis, "", judged["layer"])
     for verdict, (marker, colour) in REUSE_STYLE.items():
-        some = judged.loc[judged["verdict"] == verdict, "layer"]
-        above.plot(some, np.zeros(len(some)), marker, color=colour, markersize=7, linestyle="none", label=verdict)
+        for column, filled in (("verdict", "full"), ("leaning", "none")):
+            some = judged[judged[column] == verdict]
+            some = some if filled == "full" else some[some["verdict"] == "undecided"]
+            above.plot(
+                some["layer"], np.zeros(len(some)), marker, color=colour, fillstyle=filled, markersize=7,
+                label=verdict if filled == "full" else None,
+            )  # fmt: skip
+    above.plot([], [], "o", color="0.4", fillstyle="none", label="hollow: undecided, so by the means alone")
     above.axis("off")
     handles, labels = axis.get_legend_handles_labels()
     told, words = above.get_legend_handles_labels()

@@ -43,9 +43,7 @@ def scaled(run: Experiment) -> Experiment:
     """The run at the size and steps of chapters 8 and 9, over the same field of view."""
     scale = run.profile
     spacing = scale.spacing_mm * scale.size / scale.grid_size
-    return run.variant(
-        size=scale.grid_size, spacing_mm=spacing, steps=scale.grid_steps, batch_size=scale.grid_batch
-    )
+    return run.variant(size=scale.grid_size, spacing_mm=spacing, steps=scale.grid_steps, batch_size=scale.grid_batch)
 
 
 def seeds(run: Experiment, part: str) -> tuple[list[int], list[int]]:

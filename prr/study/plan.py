@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from prr.errors import OptionError
-from prr.study import architecture, examples, training, transfer
+from prr.study import architecture, examples, redundancy, training, transfer
 from prr.study.backbones import random
 from prr.study.experiment import READERS, Experiment
 from prr.study.jobs import Call, together
@@ -56,6 +56,8 @@ def networks(run: Experiment, number: str) -> Iterator[Job]:
             yield run, arguments
     if number == "08":
         yield from architecture.networks(run)
+    if number == "09":
+        yield from redundancy.networks(run)
 
 
 def distinct(run: Experiment, numbers: Sequence[str]) -> list[Job]:
@@ -102,8 +104,9 @@ def waves(run: Experiment, *numbers: str) -> list[list[Call]]:
     by_source, verdicts = measurements(run) if "07" in numbers else ([], [])
     rows = transfer.calls(run) if "06" in numbers else []
     own = [(run, "example", {"name": name}) for name in examples.NETWORKS] if "10" in numbers else []
-    grid = architecture.calls(run) if "08" in numbers else []
-    return [begun_from, trained + own, sweeps + by_source + grid, verdicts + rows]
+    crossed = architecture.calls(run) if "08" in numbers else []
+    controls, sets = redundancy.calls(run) if "09" in numbers else ([], [])
+    return [begun_from, trained + own, sweeps + by_source + crossed + controls, verdicts + rows + sets]
 
 
 def lacking(run: Experiment, *numbers: str) -> pd.DataFrame:
