@@ -29,9 +29,10 @@ def test_connections_have_no_parameters_and_change_no_start():
         assert all(torch.equal(value, states[0][name]) for name, value in other.items())
 
 
-def test_the_four_have_as_many_layers_as_unet():
-    unet, plain = (prr.parameter_table(random(network, 4, 0)) for network in ("unet", "plain"))
-    assert unet.value_counts("kind").to_dict() == plain.value_counts("kind").to_dict()
+def test_the_four_have_18_convolutions_and_14_batch_norms_all_of_them_live():
+    table = prr.parameter_table(random("plain", 4, 0), image())
+    assert table.value_counts("kind").to_dict() == {"W": 18, "B": 18, **dict.fromkeys(("RM", "RV", "RW", "RB"), 14)}
+    assert table["live"].all()
 
 
 def test_the_four_compute_four_functions():
@@ -60,16 +61,16 @@ def test_a_short_connection_carries_the_input_around_a_silent_block():
 def test_without_connections_a_silent_block_ends_everything():
     x = image()
     for short, long in CONNECTIONS.values():
-        model = silence(backbone(4, short=short, long=long), "down.4").eval()  # the bottom
+        model = silence(backbone(4, short=short, long=long), "down.3").eval()  # the bottom
         same = torch.equal(model(x), model(x.roll(7, 2).flip(3)))
         assert same == (not short and not long)
 
 
 def test_a_long_connection_carries_each_level_past_those_below_it():
-    model = silence(backbone(4, long=True), "down.4").eval()
+    model = silence(backbone(4, long=True), "down.3").eval()
     seen = []
     model.merge[0].conv1.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    model.down[3].bn2.register_forward_hook(lambda module, inputs, output: seen.append(output.relu()))
+    model.down[2].bn2.register_forward_hook(lambda module, inputs, output: seen.append(output.relu()))
     model(image())
     level, merged = seen
     assert torch.allclose(merged, level + model.up[0].bias[:, None, None], atol=1e-6)

@@ -366,6 +366,7 @@ def test_words_are_shown_as_markdown():
 
 def test_the_ledger_shows_what_an_analogue_would_be_links_its_chapter_and_escapes_its_text():
     row = {"where": "Fig. 3", "claim": "a < b", "leaves": 4, "reason": "because", "remark": "", "here": "reproduced"}
+    row |= {"equal": ""}
     rows = [
         {**row, "verdict": "analogue only", "page": "03_unet"},
         {**row, "verdict": "reproduced", "page": ""},

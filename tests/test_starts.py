@@ -18,8 +18,8 @@ def kernels(state):
 
 
 @pytest.mark.parametrize("start", [0.0, 0.5, 0.9, 0.99, 1.0])
-def test_two_starts_have_the_correlation_asked_for_and_the_scale_of_any(start):
-    first, second = (kernels(begun(start, task)) for task in ("segmentation", "auto-encoding"))
+def test_a_start_has_the_correlation_asked_for_with_the_shared_one_and_the_scale_of_any(start):
+    first, second = kernels(begun(start)), kernels(begun("shared"))
     assert np.corrcoef(first, second)[0, 1] == pytest.approx(start, abs=0.01)
     assert first.std() == pytest.approx(kernels(begun("independent")).std(), rel=0.01)
 

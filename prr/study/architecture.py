@@ -84,11 +84,11 @@ def pair(network: str, start: str | float, target: int, source: int, donor: str 
          label: str = "", task: str = AE, half: int | None = None, **training: float) -> Pair:  # fmt: skip
     """A target by a source that is independent of it or has a start in common with it.
 
-    An independent source has its seed alone, so that all targets meet the same sources; another one begins where the
-    target of its own seed began.
+    An independent source has its seed alone, so that all targets meet the same sources; another one begins with what it
+    has in common with the target of this seed.
     """
-    # the target of both: its own start is random either way
-    judged = {"start": "shared" if start == "independent" else start, "seed": target}
+    # one target for all starts that are random: its own is random either way
+    judged = {"start": start if start in ("pretext", "imagenet") else "shared", "seed": target}
     judged |= {} if half is None else {"steps": half}
     giver = {"task": task, "start": start, "seed": source, **training}
     giver |= {} if start == "independent" else {"common": target}

@@ -12,13 +12,16 @@ from torchvision.models.densenet import DenseNet
 from prr.study.models import NETWORKS, TITLES, DoubleConv, PSPNet, he_initialised
 
 
+LEVELS = 4
+
+
 class Backbone(nn.Module):
     """See `backbone`."""
 
     def __init__(self, width: int, in_channels: int, out_channels: int, short: bool, long: bool):
         super().__init__()
         self.short, self.long = short, long
-        widths = [width * 2**depth for depth in range(5)]
+        widths = [width * 2**depth for depth in range(LEVELS)]
         self.down = nn.ModuleList(DoubleConv(*pair) for pair in zip([in_channels, *widths], widths, strict=False))
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * c, c, 2, stride=2) for c in reversed(widths[:-1]))
         self.merge = nn.ModuleList(DoubleConv(c, c) for c in reversed(widths[:-1]))
@@ -46,10 +49,11 @@ class Backbone(nn.Module):
 def backbone(
     width: int = 64, in_channels: int = 1, out_channels: int = 4, *, short: bool = False, long: bool = False
 ) -> nn.Module:
-    """Five levels down and up: (n, in_channels, h, w) -> (n, out_channels, h, w); h and w divisible by 16.
+    """Four levels down and up: (n, in_channels, h, w) -> (n, out_channels, h, w); h and w divisible by 8.
 
-    Connections add and have no parameters, so all four networks have the same layers, names, shapes and start: 23
-    convolutions and 18 batch norms at UNet's widths. They differ in what is added and in nothing else.
+    Connections add and have no parameters, so all four networks have the same layers, names, shapes and start: 18
+    convolutions and 14 batch norms at UNet's widths. They differ in what is added and in nothing else. UNet has a level
+    more, from which a network without connections learns too slowly.
 
     Args:
         width: channels of the first level, doubled at each pooling.

@@ -44,8 +44,8 @@ def initial(
         network: one of ARCHITECTURES.
         width: its channels, see there.
         start: independent (random by seed, data set and task), shared (random by `common` alone), encoder-shared (that
-            in the encoder, independent behind it), imagenet (the encoder from torchvision), or the correlation of the
-            kernels of two networks that have `common` in common: 0 is independent, 1 shared.
+            in the encoder, independent behind it), imagenet (the encoder from torchvision), or the correlation of its
+            kernels with those of the shared start: 0 is independent, 1 shared.
         dataset: that it will be trained on.
         task: that it will be trained for.
         seed: of what is its own.
@@ -64,5 +64,5 @@ def initial(
     for name, value in model.state_dict().items():
         # kernels alone are random: biases begin at 0 and batch norm at (1, 0) in every network
         if value.ndim > 1 and (start != "encoder-shared" or name.startswith(ENCODERS)):
-            value.mul_((1 - share) ** 0.5).add_(theirs[name], alpha=share**0.5)
+            value.mul_((1 - share**2) ** 0.5).add_(theirs[name], alpha=share)
     return model

@@ -20,7 +20,7 @@ from prr.metrics import foreground_dice, nanmean
 from prr.reuse import predict
 
 # Goes into every stored network's key: raise it when a change here or in models.py changes what training gives.
-RECIPE = 1
+RECIPE = 2
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (output, images, masks) -> scalar
 AUXILIARY_WEIGHT = 0.4  # of PSPNet's auxiliary head, Zhao et al. 2017
 CHECKPOINTS = 4  # about so many lines has a history; each costs a pass over the validation part
@@ -113,7 +113,7 @@ def fit(
     free = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not free:
         raise NetworkError(f"{type(model).__name__}: every parameter is frozen, nothing is left to train; free some")
-    optimiser = torch.optim.Adam(free, lr=learning_rate)
+    optimiser = torch.optim.Adam(free, lr=learning_rate, fused=True)  # a small step takes a fifth less
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     augment = v2.RandomAffine(15, (0.05, 0.05), (0.9, 1.1), fill={tv_tensors.Image: float(images.min()), "others": 0})
     history, total = [], torch.zeros((), device=device)
