@@ -9,6 +9,7 @@ import pytest
 from prr.study import Experiment, architecture, grid
 from prr.study.architecture import AE, AS_TRAINED, AT_DICE, AT_DISTANCE, DISTANCE, pair, pairs, planned
 from prr.study.backbones import CONNECTIONS, NAMES
+from prr.study.profiles import OVERRIDES, PROFILES
 
 pytestmark = pytest.mark.usefixtures("phantoms_only")
 STARTS = ("independent", "shared")
@@ -84,7 +85,8 @@ def test_pairs_are_distinct_and_all_are_at_the_small_scale(run):
 def test_what_is_left_out_is_told_and_nothing_is_left_out_at_paper(run):
     told = architecture.left_out(run).set_index("what")
     assert told.loc["seeds of everything else"].tolist() == [run.profile.rest_seeds, 5]
-    full = architecture.left_out(run.variant(grid_seeds=5, rest_seeds=5, grid_steps=6000, grid_size=128))
+    scale = {name: getattr(PROFILES["paper"], name) for name in OVERRIDES if "seeds" in name or "grid" in name}
+    full = architecture.left_out(run.variant(**scale))
     assert (full["here"] == full["paper"]).all()
 
 
