@@ -387,4 +387,5 @@ def test_a_row_whose_list_freezes_everything_is_scored_as_loaded(experiment, fit
     assert not [call for call in fits if not any(each.requires_grad for each in call["model"].parameters())]
     source, part = run.model("unet", task="auto-encoding"), run.slices("acdc").validation
     found = prr.dice(prr.reuse.predict(source, part.images).argmax(1), part.masks, part.patient)
-    assert row["dice"].to_numpy() == pytest.approx(found.groupby("class")["dice"].mean())
+    # memory layouts differ, and a pixel of two equal logits may fall either way
+    assert row["dice"].to_numpy() == pytest.approx(found.groupby("class")["dice"].mean(), abs=1e-3)
