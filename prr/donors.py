@@ -3,6 +3,7 @@
     towards    part of the way to the source        what a smaller step costs
     at         so far towards it, in every tensor   are two sources alike at equal distance?
     noisy      as far as the source, anywhere       is it the source's direction, or any step of that length?
+    noise at   so far from the target, anywhere     what do networks do with one and the same error?
     random     the target's scale, nothing learned  would a random donor do as well?
     shuffled   the source's values, other channels  does it matter which channel gets which value?
     zero       nothing                              what does the layer contribute at all?
@@ -202,6 +203,7 @@ DONORS: dict[str, Callable[[nn.Module, nn.Module, float, int], nn.Module]] = {
     "zero": lambda target, source, amount, seed: zero(target),
 }
 AMOUNTS = ("towards", "at", "noise at")  # those that take an amount
+DRAWN = ("noise", "noise at", "random", "shuffled")  # those that depend on the seed
 
 
 def donor(name: str, target: nn.Module, source: nn.Module, amount: float | None = None, seed: int = 0) -> nn.Module:

@@ -40,10 +40,12 @@ REUSE_STYLE = {
 }
 AGREEMENT_STYLE = {"predicts": ("o", _PALETTE[2]), "undecided": ("s", _PALETTE[7]), "misleads": ("X", _PALETTE[3])}
 # how two networks begin: chapter 8's headline, and all of its starts
-START_STYLE = {"independent": ("X", _PALETTE[3], -0.12), "shared": ("o", _PALETTE[0], 0.12)}
+START_STYLE = {"independent": ("X", _PALETTE[3], -0.12), "shared": ("o", _PALETTE[0], 0.12), "noise": ("s", "0.4", 0)}
 START_MARKER = {
-    "independent": "X", "shared": "o", "encoder-shared": "s", "pretext": "D", "correlated": "^", "imagenet": "P",
+    "encoder-shared": "s", "pretext": "D", "correlated": "^", "imagenet": "P",
+    **{start: marker for start, (marker, _, _) in START_STYLE.items()},
 }  # fmt: skip
+LEGEND = {"independent": "source, independent start", "shared": "source, shared start", "noise": "noise"}
 LABEL_COLOUR = {1: _PALETTE[9], 2: _PALETTE[1], 3: _PALETTE[3]}
 LABEL_NAME = {1: "RV cavity", 2: "myocardium", 3: "LV cavity"}
 CLASS_NAME = {0: "background", **LABEL_NAME, "mean": "mean, 0 to 3", "foreground": "mean, 1 to 3"}
@@ -320,38 +322,43 @@ def cells(table: pd.DataFrame, names: dict[str, str], *, note: str = "") -> Figu
     figure, axes = plt.subplots(1, len(views), figsize=(3.6 * len(views), 3.4), sharey=True, squeeze=False)
     for axis, view in zip(axes[0], views, strict=True):
         for start, (marker, colour, shift) in START_STYLE.items():
-            part = table[(table["at"] == view) & (table["start"] == start)].set_index("network").loc[list(names)]
+            part = table[(table["at"] == view) & (table["start"] == start)]
+            if part.empty:
+                continue
+            part = part.set_index("network").loc[list(names)]
             bar = np.clip([part["drop"] - part["low"], part["high"] - part["drop"]], 0, None)
             place = np.arange(len(part)) + shift
-            axis.errorbar(place, part["drop"], bar, fmt=marker, color=colour, capsize=3, label=f"{start} start")
+            axis.errorbar(place, part["drop"], bar, fmt=marker, color=colour, capsize=3, label=LEGEND[start])
         axis.axhline(0, color="0.4", linewidth=1)
         axis.set_xticks(range(len(names)), list(names.values()))
         axis.set(title=view, xlabel="connections")
+        axis.legend(frameon=False, fontsize=8)
     axes[0, 0].set_ylabel("drop of foreground Dice,\nmean over kernels")
-    return _finish(figure, list(axes[0]), note, legend=True)
+    return _finish(figure, list(axes[0]), note)
 
 
 def contrasts(table: pd.DataFrame, *, note: str = "") -> Figure:
     """What connections and start change of the mean drop, one panel per view; intervals hold together in a panel.
 
     Args:
-        table: DataFrame[at, contrast, drop, low, high] from `prr.study.architecture.contrasts`.
+        table: DataFrame[at, contrast, drop, low, high, says] from `prr.study.architecture.contrasts`.
         note: where the numbers come from.
     """
-    views = list(table["at"].unique())
-    figure, axes = plt.subplots(1, len(views), figsize=(2.4 + 2.6 * len(views), 3.4), sharey=True, squeeze=False)
+    views, rows = list(table["at"].unique()), list(table["contrast"].unique())
+    figure, axes = plt.subplots(1, len(views), figsize=(2.4 + 2.4 * len(views), 3.6), sharey=True, squeeze=False)
     for axis, view in zip(axes[0], views, strict=True):
-        part = table[table["at"] == view].reset_index(drop=True)
-        clear = (part["low"] > 0) | (part["high"] < 0)
-        for chosen, (marker, colour), label in (
-            (part[clear], ("o", _PALETTE[0]), "interval clear of 0"),
-            (part[~clear], ("s", _PALETTE[7]), "undecided"),
+        part = table[table["at"] == view]
+        place = part["contrast"].map(rows.index)
+        for clear, (marker, colour), label in (
+            (True, ("o", _PALETTE[0]), "interval clear of 0"),
+            (False, ("s", _PALETTE[7]), "undecided"),
         ):
-            bar = np.clip([chosen["drop"] - chosen["low"], chosen["high"] - chosen["drop"]], 0, None)
-            axis.errorbar(chosen["drop"], chosen.index, xerr=bar, fmt=marker, color=colour, capsize=3, label=label)
+            some = (part["says"] != "undecided") == clear
+            bar = np.clip([part["drop"] - part["low"], part["high"] - part["drop"]], 0, None)[:, some]
+            axis.errorbar(part["drop"][some], place[some], xerr=bar, fmt=marker, color=colour, capsize=3, label=label)
         axis.axvline(0, color="0.4", linewidth=1)
         axis.set(title=view, xlabel="change of the mean drop")
-    axes[0, 0].set_yticks(range(len(part)), part["contrast"])
+    axes[0, 0].set_yticks(range(len(rows)), rows)
     axes[0, 0].invert_yaxis()
     return _finish(figure, list(axes[0]), note, legend=True)
 
@@ -367,12 +374,13 @@ def way(table: pd.DataFrame, names: dict[str, str], *, note: str = "") -> Figure
     figure, axis = plt.subplots(figsize=(7.5, 4.2))
     table = table.assign(start=table["start"].where(~table["start"].str.fullmatch(r"[0-9.]+"), "correlated"))
     for (network, name), colour in zip(names.items(), _PALETTE, strict=False):
-        for start, part in table[table["network"] == network].groupby("start", sort=False):
-            style = {"color": colour, "markersize": 5.5, "alpha": 0.8}
+        for (start, source), part in table[table["network"] == network].groupby(["start", "source"], sort=False):
+            style = {"color": colour, "markersize": 5.5, "alpha": 0.8, "fillstyle": "none" if source else "full"}
             axis.plot(part["relative"], part["drop"], START_MARKER[start], **style)
         axis.plot([], [], "o", color=colour, label=name)
     for start in table["start"].unique():
         axis.plot([], [], START_MARKER[start], color="0.4", label=f"{start} start")
+    axis.plot([], [], "o", color="0.4", fillstyle="none", label="hollow: source trained otherwise")
     axis.axhline(0, color="0.4", linewidth=1)
     axis.set(xscale="log", xlabel="relative RMSE, mean over kernels")
     axis.set_ylabel("drop of foreground Dice,\nmean over kernels")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from prr.study import Experiment, architecture, grid
-from prr.study.architecture import AE, AS_TRAINED, AT_DICE, AT_DISTANCE, DISTANCE, pair, pairs, planned
+from prr.study.architecture import AS_TRAINED, AT_DICE, AT_DISTANCE, BY_NOISE, DISTANCE, pair, pairs, planned
 from prr.study.backbones import CONNECTIONS, NAMES
 from prr.study.profiles import OVERRIDES, PROFILES
 
@@ -21,15 +21,16 @@ def run(tmp_path_factory):
 
 
 def made(effect, dice=None, targets=3, sources=3, patients=6, noise=0.01):
-    """Drops as `table` gives them, all three views: `effect` of (network, start), plus seeds, patients and noise."""
+    """Drops as `table` gives them, all four views: `effect` of (network, start), plus seeds, patients and noise."""
     rng, rows = np.random.default_rng(0), []
     by_target, by_source = rng.normal(0, noise, targets), rng.normal(0, noise, sources)
     for network, start, t, s, layer, patient in itertools.product(
         CONNECTIONS, STARTS, range(targets), range(sources), range(1, 4), range(patients)
     ):
-        for donor, steps in (("source", "full"), ("at", "full"), ("source", "half")):
-            if t == s or (donor, steps) == ("source", "full"):
-                drop = effect(network, start) * (0.5 if donor == "at" else 1) + by_target[t] + by_source[s]
+        for donor, steps in (("source", "full"), ("at", "full"), ("source", "half"), ("noise at", "full")):
+            if (t == s and (donor, start) != ("noise at", "independent")) or (donor, steps) == ("source", "full"):
+                part = {"at": 0.5, "noise at": 0.25}.get(donor, 1)
+                drop = effect(network, start) * part + by_target[t] + by_source[s]
                 reached = (dice or {}).get((network, steps), 0.9 if steps == "full" else 0.8)
                 rows.append((network, start, "", t, s, donor, steps, reached, layer, patient, drop, 0.3 * layer))
     columns = ["network", "start", "source", "target_seed", "source_seed", "donor", "steps", "dice", "layer"]
@@ -66,20 +67,33 @@ def test_a_shared_source_begins_where_its_target_began_and_an_independent_one_el
         assert equal == same
 
 
-def test_networks_of_one_cell_are_made_once_and_pretexts_first(run):
-    found = list(architecture.networks(run))
-    kinds = [arguments.get("dataset") for _, arguments in found]
+def test_networks_that_others_begin_from_come_first(run):
+    kinds = [arguments.get("dataset") for _, arguments in architecture.networks(run)]
     first = kinds.index(None)
     assert set(kinds[:first]) == {"textures"}
     assert "textures" not in kinds[first:]
 
 
-def test_pairs_are_distinct_and_all_are_at_the_small_scale(run):
-    assert len({repr(each) for each in pairs(run)}) == len(pairs(run))
+def test_no_pair_stands_twice_under_one_label(run):
+    labels = [(*each[:6], each.amount, each.steps) for each in pairs(run)]
+    assert len(set(labels)) == len(labels)
+
+
+def test_all_is_at_the_small_scale(run):
     scale = grid.scaled(run).profile
     assert scale.size == run.profile.grid_size
     assert scale.steps == run.profile.grid_steps
     assert scale.size * scale.spacing_mm == pytest.approx(run.profile.size * run.profile.spacing_mm)
+
+
+def test_noise_is_drawn_anew_for_every_target_and_nothing_else_depends_on_the_seed(run):
+    calls = [(by.seed, given) for by, _, given in architecture.calls(run) if given["network"] == "plain"]
+    assert [seed for seed, given in calls if given["donor"] == "noise at"] == list(architecture.seeds(run))
+    assert {seed for seed, given in calls if given["donor"] != "noise at"} == {run.seed}
+    small, arguments = grid.scaled(run), pair("plain", "shared", 0, 0).arguments
+    tables = [small.variant(seed=seed).drops(**arguments) for seed in (0, 5)]
+    assert tables[0].equals(tables[1])
+    assert len(list((small.store.folder / "tables").glob("*.json"))) == 1
 
 
 def test_what_is_left_out_is_told_and_nothing_is_left_out_at_paper(run):
@@ -117,6 +131,8 @@ def test_contrasts_find_the_effects_that_were_put_in():
             assert table.loc[(at, f"short beside long, {start} start"), "says"] == "undecided"
         assert table.loc[(at, "shared start"), "drop"] == pytest.approx(-0.2 * scale, abs=0.01)
         assert table.loc[(at, "shared start"), "says"] == "less"
+    assert table.loc[(BY_NOISE, "short connections, noise"), "drop"] == pytest.approx(-0.025, abs=0.01)
+    assert set(table.loc[BY_NOISE].index) == {f"{contrast}, noise" for contrast in architecture.CONTRASTS}
 
 
 def test_an_effect_that_only_one_network_has_is_an_interaction():
@@ -143,8 +159,11 @@ def test_contrasts_weigh_what_they_compare_against_each_other():
 
 def test_at_equal_dice_each_network_gives_the_target_nearest_to_the_weakest():
     dice = {(network, "full"): 0.9 for network in CONNECTIONS} | {("plain", "full"): 0.7, ("both", "half"): 0.72}
-    chosen = architecture.at_equal_dice(made(lambda *_: 0.1, dice | {("long", "half"): 0.4}))
+    table = made(lambda *_: 0.1, dice | {("long", "half"): 0.4})
+    chosen = architecture.nearest_dice(table)
     steps = chosen.groupby("network")["steps"].unique().map(list).to_dict()
+    used = architecture.views(table)[AT_DICE].groupby("network")["steps"].unique().map(list).to_dict()
+    assert steps == used
     assert steps == {"plain": ["full"], "residual": ["half"], "long": ["full"], "both": ["half"]}
 
 
@@ -157,12 +176,28 @@ def test_the_summary_averages_patients_then_layers_and_counts_kernels_within_the
     assert row["relative"] == pytest.approx(0.6)
 
 
-def test_noise_stands_beside_both_starts():
-    table = made(lambda network, start: 0.2 if start == "shared" else 0.4)
-    by_noise = table[(table["donor"] == "at") & (table["start"] == "shared")].assign(donor="noise at", drop=0.05)
-    found = architecture.noise(pd.concat([table, by_noise]))
-    assert found["noise"].tolist() == pytest.approx([0.05] * 8)
-    assert found.set_index(["network", "start"])["source"][("plain", "shared")] == pytest.approx(0.1, abs=0.02)
+def test_a_source_is_compared_with_noise_within_each_network():
+    found = architecture.beside_noise(made(lambda network, start: 0.4 if start == "shared" else 0.2))
+    found = found.set_index(["network", "start"])
+    for network in CONNECTIONS:  # at half the effect, against noise at a quarter of the shared one
+        assert found.loc[(network, "shared"), "drop"] == pytest.approx(0.1, abs=0.01)
+        assert found.loc[(network, "shared"), "says"] == "more"
+        assert found.loc[(network, "independent"), "drop"] == pytest.approx(0, abs=0.01)
+        assert (found.loc[network, "targets"] == 3).all()
+
+
+def test_a_difference_is_over_the_targets_that_both_networks_have():
+    table = made(lambda network, start: {"plain": 0.5, "both": 0.1}.get(network, 0.3))
+    table = table[(table["network"] != "both") | (table["target_seed"] < 2)]
+    (value, low, high), targets = architecture.difference(table, "plain", "both")
+    assert targets == 2
+    assert value == pytest.approx(0.2, abs=0.01)
+    assert low < value < high
+
+
+def test_the_overview_counts_pairs_and_kernels():
+    row = architecture.overview(made(lambda *_: 0.1)).iloc[0]
+    assert (row["pairs"], row["kernels"]) == (9, 3)
 
 
 def test_words_give_every_contrast_with_its_interval():
@@ -178,9 +213,8 @@ def test_figures_show_every_cell():
     table = made(lambda network, start: 0.1)
     names = {name: NAMES[name] for name in CONNECTIONS}
     figure = figures.cells(architecture.cells(table), names, note="x")
-    assert [axis.get_title() for axis in figure.axes] == [AS_TRAINED, AT_DISTANCE, AT_DICE]
-    assert all(len(axis.containers) == 2 for axis in figure.axes)
-    assert len(figures.contrasts(architecture.contrasts(table)).axes) == 3
+    assert [axis.get_title() for axis in figure.axes] == [AS_TRAINED, AT_DISTANCE, BY_NOISE, AT_DICE]
+    assert [len(axis.containers) for axis in figure.axes] == [2, 2, 1, 2]
+    assert len(figures.contrasts(architecture.contrasts(table)).axes) == 4
     way = figures.way(architecture.summary(table), names)
     assert way.axes[0].get_xscale() == "log"
-    assert AE not in str(way)

@@ -11,7 +11,6 @@ from torchvision.models.densenet import DenseNet
 
 from prr.study.models import NETWORKS, TITLES, DoubleConv, PSPNet, he_initialised
 
-
 LEVELS = 4
 
 

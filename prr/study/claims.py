@@ -150,34 +150,38 @@ def _(results: Results) -> list[Leaf]:
 
 @at_equal("hurts-unet-more")
 def _(results: Results) -> list[Leaf]:
-    gap = architecture.at_equal(results.architecture(), {"unet": 1, "pspnet": -1})
-    return [above("mean drop of UNet's kernels over that of PSPNet's", *gap)]
-
-
-def _mean_drop(network: str, meant: Callable) -> Callable:
-    leaf = f"mean drop of {TITLES[network]}'s kernels"
-    return lambda results: [
-        meant(leaf, *architecture.at_equal(results.architecture(), {network: 1}), TOLERANCE["drop"])
+    drops = results.architecture()
+    return [
+        _of_seeds(above(f"mean drop of UNet's kernels over that of PSPNet's, {what}", *gap), seeds)
+        for what, donor in (("towards the source", "at"), ("by noise", "noise at"))
+        for gap, seeds in [architecture.difference(drops, "unet", "pspnet", donor)]
     ]
 
 
-EQUAL |= {"unet-w": _mean_drop("unet", above), "pspnet-w": _mean_drop("pspnet", below)}
-
-
-@at_equal("networks")
-def _(results: Results) -> list[Leaf]:
-    return [*EQUAL["pspnet-w"](results), *EQUAL["unet-w"](results)]
+def _of_seeds(leaf: Leaf, seeds: int) -> Leaf:
+    """One target says nothing of others, however many patients it has."""
+    return leaf._replace(seeds=seeds, verdict=leaf.verdict if seeds > 1 else UNSURE)
 
 
 @test_of("connections")
+def _(results: Results) -> list[Leaf]:
+    return _connections(results, {architecture.AS_TRAINED: ("independent start", "shared start")})
+
+
 @at_equal("connections")
 def _(results: Results) -> list[Leaf]:
-    table = architecture.contrasts(results.architecture())
-    table = table[table["at"] == architecture.AT_DISTANCE].set_index("contrast")[["drop", "low", "high"]]
-    ways = (("short", below), ("long", above))  # that long ones do no good is shown where they do harm
+    return _connections(results, {architecture.AT_DISTANCE: ("shared start",), architecture.BY_NOISE: ("noise",)})
+
+
+def _connections(results: Results, views: dict[str, Sequence[str]]) -> list[Leaf]:
+    """Short connections lower the mean drop over kernels; long ones raise it, for else they do good or nothing."""
+    drops = results.architecture()
+    table = architecture.contrasts(drops).set_index(["at", "contrast"])[["drop", "low", "high"]]
+    seeds = drops.loc[drops["network"] == "plain", "target_seed"].nunique()
     return [
-        meant(f"{kind} connections, {start} start: mean drop", *table.loc[f"{kind} connections, {start} start"])
-        for (kind, meant), start in itertools.product(ways, ("shared", "independent"))
+        _of_seeds(meant(f"{contrast}, {at}: mean drop", *table.loc[(at, contrast)]), seeds)
+        for (kind, meant), (at, given) in itertools.product((("short", below), ("long", above)), views.items())
+        for contrast in (f"{kind} connections, {donor}" for donor in given)
     ]
 
 

@@ -405,8 +405,8 @@ class Experiment:
             table = reuse.drops(model, other, part, kinds=kinds, progress=self.progress)
             return table.merge(rmse(model, other), how="left"), {}
 
-        key = {"table": "drops", "kinds": list(kinds), "donor": donor, "amount": amount, "seed": self.seed}
-        key |= {"every": every}
+        key = {"table": "drops", "kinds": list(kinds), "donor": donor, "amount": amount, "every": every}
+        key |= {"seed": self.seed} if donor in donors.DRAWN else {}
         key |= {"recipe": [reuse.RECIPE, donors.RECIPE], "pair": [digest(judged), digest(giver)]}
         return self.kept(key, judged, f"drops by {donor}", make)[0]
 
@@ -524,6 +524,7 @@ class Experiment:
         data = [
             f"{each.name} {'phantom' if each.phantom else 'real'} ({len(each.patient.unique())} patients)"
             for each in self._slices.values()
+            if each.name != TEXTURES
         ]
         parts = [f"profile {self.profile.name}{changed}", f"seed {self.seed}", f"{made['device']}{threads}", *data]
         versions = [

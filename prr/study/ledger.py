@@ -53,7 +53,8 @@ def attempt(claim: tuple, results: Results, tests: dict = TESTS) -> list[Leaf]:
     try:
         return list(tests[claim.id](results)) or [open_("nothing in this run to test it on", np.nan, ABSENT)]
     except MissingError:
-        return [open_(f"results not computed yet: chapter {int(claim.page[:2])}", np.nan, ABSENT)]
+        chapter = int(claim.page[:2]) if tests is TESTS else 8
+        return [open_(f"results not computed yet: chapter {chapter}", np.nan, ABSENT)]
 
 
 def ledger(results: Results, page: str | None = None) -> pd.DataFrame:
@@ -92,8 +93,9 @@ def _at_equal(claim: tuple, results: Results) -> str:
         return ""
     part = pd.DataFrame(attempt(claim, results, EQUAL))
     verdict = _verdict(part)
-    words = {YES: "still true", NO: "no longer true", UNSURE: "undecided"}
-    return f"{words.get(verdict, verdict)}: {_reason(part, verdict)}"
+    words = {YES: "still true", NO: "no longer true"}.get(verdict, verdict)
+    analogue = verdict in (YES, NO) and any(results.phantom(name) for name in claim.data.split())
+    return f"{f'{ANALOGUE}: ' if analogue else ''}{words}: {_reason(part, verdict)}"
 
 
 def _reason(part: pd.DataFrame, here: str) -> str:

@@ -19,7 +19,8 @@ from prr.errors import JobError, NetworkError
 from prr.metrics import foreground_dice, nanmean
 from prr.reuse import predict
 
-# Goes into every stored network's key: raise it when a change here or in models.py changes what training gives.
+# Goes into every stored network's key: raise it when a change here, in models.py, backbones.py, starts.py or
+# data/textures.py changes what training gives.
 RECIPE = 2
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (output, images, masks) -> scalar
 AUXILIARY_WEIGHT = 0.4  # of PSPNet's auxiliary head, Zhao et al. 2017
