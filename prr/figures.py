@@ -319,8 +319,8 @@ def cells(table: pd.DataFrame, names: dict[str, str], *, note: str = "") -> Figu
         note: where the numbers come from.
     """
     views = list(table["at"].unique())
-    figure, axes = plt.subplots(1, len(views), figsize=(3.6 * len(views), 3.4), sharey=True, squeeze=False)
-    for axis, view in zip(axes[0], views, strict=True):
+    figure, axes = _panels(len(views), sharey=True)
+    for axis, view in zip(axes, views, strict=True):
         for start, (marker, colour, shift) in START_STYLE.items():
             part = table[(table["at"] == view) & (table["start"] == start)]
             if part.empty:
@@ -332,9 +332,9 @@ def cells(table: pd.DataFrame, names: dict[str, str], *, note: str = "") -> Figu
         axis.axhline(0, color="0.4", linewidth=1)
         axis.set_xticks(range(len(names)), list(names.values()))
         axis.set(title=view, xlabel="connections")
+        axis.set_ylabel("drop of foreground Dice,\nmean over kernels")
         axis.legend(frameon=False, fontsize=8)
-    axes[0, 0].set_ylabel("drop of foreground Dice,\nmean over kernels")
-    return _finish(figure, list(axes[0]), note)
+    return _finish(figure, axes, note)
 
 
 def contrasts(table: pd.DataFrame, *, note: str = "") -> Figure:
@@ -345,8 +345,8 @@ def contrasts(table: pd.DataFrame, *, note: str = "") -> Figure:
         note: where the numbers come from.
     """
     views, rows = list(table["at"].unique()), list(table["contrast"].unique())
-    figure, axes = plt.subplots(1, len(views), figsize=(2.4 + 2.4 * len(views), 3.6), sharey=True, squeeze=False)
-    for axis, view in zip(axes[0], views, strict=True):
+    figure, axes = _panels(len(views), sharey=True)
+    for axis, view in zip(axes, views, strict=True):
         part = table[table["at"] == view]
         place = part["contrast"].map(rows.index)
         for clear, (marker, colour), label in (
@@ -358,9 +358,9 @@ def contrasts(table: pd.DataFrame, *, note: str = "") -> Figure:
             axis.errorbar(part["drop"][some], place[some], xerr=bar, fmt=marker, color=colour, capsize=3, label=label)
         axis.axvline(0, color="0.4", linewidth=1)
         axis.set(title=view, xlabel="change of the mean drop")
-    axes[0, 0].set_yticks(range(len(rows)), rows)
-    axes[0, 0].invert_yaxis()
-    return _finish(figure, list(axes[0]), note, legend=True)
+        axis.set_yticks(range(len(rows)), rows)
+    axes[0].invert_yaxis()
+    return _finish(figure, axes, note, legend=True)
 
 
 def way(table: pd.DataFrame, names: dict[str, str], *, note: str = "") -> Figure:

@@ -215,8 +215,9 @@ def overview(drops: pd.DataFrame) -> pd.DataFrame:
     table = summary(drops)
     table = table[(table["donor"] == "source") & (table["steps"] == "full")]
     grouped = table.groupby(["network", "start", "source"], sort=False)
-    means = {name: (name, "mean") for name in ("dice", "kernels", "within", "drop", "relative")}
-    return grouped.agg(pairs=("dice", "size"), **means).reset_index()
+    means = {name: (name, "mean") for name in ("dice", "within", "drop", "relative")}
+    table = grouped.agg(pairs=("dice", "size"), kernels=("kernels", "first"), **means).reset_index()
+    return table[["network", "start", "source", "pairs", "dice", "kernels", "within", "drop", "relative"]]
 
 
 def nearest_dice(drops: pd.DataFrame) -> pd.DataFrame:
@@ -378,9 +379,11 @@ def in_words(contrasts: pd.DataFrame) -> Words:
     """The answer of this run: which contrasts keep clear of 0, view by view."""
     sentences = []
     for at, part in contrasts.groupby("at", sort=False):
-        told = [f"{row.contrast} {row.drop:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" for row in part.itertuples()]
-        clear = [each for each, says in zip(told, part["says"], strict=True) if says != "undecided"]
-        rest = [each for each, says in zip(told, part["says"], strict=True) if says == "undecided"]
-        sentence = f"**{at.capitalize()}**, clear of 0: {'; '.join(clear) or 'nothing'}."
-        sentences.append(sentence + (f" Undecided: {'; '.join(rest)}." if rest else ""))
+        clear = [
+            f"{row.contrast} {row.drop:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+            for row in part[part["says"] != "undecided"].itertuples()
+        ]
+        rest = part.loc[part["says"] == "undecided", "contrast"]
+        sentence = f"**{at[0].upper()}{at[1:]}**, clear of 0: {'; '.join(clear) or 'nothing'}."
+        sentences.append(sentence + (f" Undecided: {'; '.join(rest)}." if len(rest) else ""))
     return Words("\n\n".join(sentences))
