@@ -358,6 +358,7 @@ def contrasts(table: pd.DataFrame, *, note: str = "") -> Figure:
             axis.errorbar(part["drop"][some], place[some], xerr=bar, fmt=marker, color=colour, capsize=3, label=label)
         axis.axvline(0, color="0.4", linewidth=1)
         axis.set(title=view, xlabel="change of the mean drop")
+        axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.set_yticks(range(len(rows)), rows)
     axes[0].invert_yaxis()
     return _finish(figure, axes, note, legend=True)
