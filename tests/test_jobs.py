@@ -111,6 +111,10 @@ def test_a_scheduler_that_is_not_there_is_told(tmp_path, monkeypatch):
 
 def test_the_study_is_networks_then_sweeps_then_what_rests_on_them(tmp_path):
     run = Experiment("smoke", store=tmp_path, device="cpu")
-    methods = [{method for _, method, _ in wave} for wave in waves(run)]
-    assert methods == [{"model", "example"}, {"sweep"}, {"judge", "joint", "transfer_row"}]
+    begun_from, networks, sweeps, rest = [{method for _, method, _ in wave} for wave in waves(run)]
+    assert begun_from == {"model"}
+    assert networks == {"model", "example"}
+    assert {"sweep", "drops"} <= sweeps
+    assert {"judge", "joint", "transfer_row"} <= rest
+    assert not sweeps & rest
     assert not Store(tmp_path).list()["folder"].isin(["networks", "tables"]).any()

@@ -90,7 +90,7 @@ def prepare(run: Experiment, *numbers: str) -> None:
 
 
 def waves(run: Experiment, *numbers: str) -> list[list[Call]]:
-    """The results that some chapters show: networks, then their sweeps, then what rests on networks and sweeps."""
+    """The results that some chapters show: networks, those that others begin from first, then sweeps, then the rest."""
     trained = [(other, "model", arguments) for other, arguments in distinct(run, numbers)]
     begun_from = [call for call in trained if call[2].get("dataset") == TEXTURES]
     numbers = [number.zfill(2) for number in numbers] or list(CHAPTERS)
@@ -106,7 +106,8 @@ def waves(run: Experiment, *numbers: str) -> list[list[Call]]:
     own = [(run, "example", {"name": name}) for name in examples.NETWORKS] if "10" in numbers else []
     crossed = architecture.calls(run) if "08" in numbers else []
     controls, sets = redundancy.calls(run) if "09" in numbers else ([], [])
-    return [begun_from, trained + own, sweeps + by_source + crossed + controls, verdicts + rows + sets]
+    each = [begun_from, trained + own, sweeps + by_source + crossed + controls, verdicts + rows + sets]
+    return [wave for wave in each if wave]
 
 
 def lacking(run: Experiment, *numbers: str) -> pd.DataFrame:
