@@ -36,7 +36,6 @@ from prr.suffix import Change, Suffixes, Whole, main, outputs_of
 
 # Goes into every stored sweep's key: raise it when a change here or in metrics.py changes what a sweep gives.
 RECIPE = 1
-LEAST = 8  # images in a thread's share of a small set: with fewer, Python between two operations costs too much
 KEPT = 2**28  # bytes of outputs that a sweep holds at a time, for a score that wants whole outputs
 # What a plan does with a parameter: take it from the source and freeze it; take it and train on; keep the model's own
 # and estimate it anew on the target's images (RM, RV); keep the model's own and train.
@@ -379,8 +378,7 @@ def counted(
     """
     count, threads = len(data.images), torch.get_num_threads()
     batches = math.ceil(count / batch_size)
-    shares = max(batches, count // LEAST)  # a single batch would leave all threads but one idle
-    workers = min(threads, shares) if outputs.threads and device.type == "cpu" else 1
+    workers = min(threads, batches) if outputs.threads and device.type == "cpu" else 1
     batches = min(math.ceil(batches / workers) * workers, count)  # as much for each worker
 
     def numbers(batch: Tensor) -> Tensor:

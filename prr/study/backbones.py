@@ -52,7 +52,7 @@ def backbone(
 
     Connections add and have no parameters, so all four networks have the same layers, names, shapes and start: 18
     convolutions and 14 batch norms at UNet's widths. They differ in what is added and in nothing else. UNet has a level
-    more, from which a network without connections learns too slowly.
+    more, with which a network without connections learns more slowly.
 
     Args:
         width: channels of the first level, doubled at each pooling.
