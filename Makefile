@@ -6,6 +6,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 PROFILE ?= quick
+NAME ?= cuda
 BIN := .venv/bin
 
 # Tests run on phantoms, whatever data sets the user has, with a store of their own; the book build at the end finds there
@@ -14,18 +15,22 @@ TESTED := build/test
 TEST_ENV := env -u PRR_ACDC -u PRR_T1 -u PRR_RVSC \
 	PRR_STORE="$(CURDIR)/$(TESTED)/store" OMP_NUM_THREADS=1
 
-.PHONY: help book test bench lint clean distclean
+.PHONY: help book edition test bench lint clean distclean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo
+	@echo 'make book EDITION=name shows what was computed on a GPU and is kept in data/editions, on any machine'
 	@echo 'make book PROFILE=smoke|quick|paper  CHAPTERS="03 04"  DRY_RUN=1  DEVICE=auto|cpu|cuda|mps  SET="name=value ..."'
 	@echo 'JOBS=4 makes so many results at a time, SCHEDULER=tcp://host:8786 makes them on a dask cluster'
 	@echo 'PYTHON=python3.12 names the interpreter that makes .venv'
 
 book: .venv/.book ## execute the chapters and build the book at build/<profile>/html/index.html
-	$(JOBS:%=PRR_JOBS=%) $(SCHEDULER:%=PRR_SCHEDULER=%) $(BIN)/python -m prr book --profile "$(PROFILE)" \
+	$(JOBS:%=PRR_JOBS=%) $(SCHEDULER:%=PRR_SCHEDULER=%) $(BIN)/python -m prr book $(if $(EDITION),--edition "$(EDITION)",--profile "$(PROFILE)") \
 		$(CHAPTERS:%=--chapters %) $(if $(DEVICE),--device "$(DEVICE)") $(SET:%=--set "%") $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
+
+edition: .venv/.book ## compute the edition NAME on a CUDA device: results that any machine can render, in data/editions
+	$(JOBS:%=PRR_JOBS=%) $(BIN)/python -m prr edition "$(NAME)" $(SET:%=--set "%") $(if $(MINUTES),--minutes "$(MINUTES)")
 
 test: .venv/.tests lint ## everything: lint, unit tests, every chapter under nbval, a book build with -W
 	rm -rf $(TESTED)
@@ -33,6 +38,12 @@ test: .venv/.tests lint ## everything: lint, unit tests, every chapter under nbv
 	$(TEST_ENV) $(BIN)/python -m prr book --profile smoke --prepare $(TESTED)/nbval
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env $(TESTED)/nbval
 	$(TEST_ENV) $(BIN)/python -m prr book --profile smoke --out $(TESTED)/book
+	$(TEST_ENV) $(BIN)/python -m prr edition stand-in --profile smoke --device cpu --folder "$(CURDIR)/$(TESTED)/editions"
+	for each in "$(CURDIR)/$(TESTED)"/editions/* "$(CURDIR)"/data/editions/*/; do \
+		if [ -f "$$each/edition.json" ]; then \
+			$(TEST_ENV) PRR_STORE="$(CURDIR)/$(TESTED)/none" $(BIN)/python -m prr book --edition "$$each" --out $(TESTED)/edition; \
+		fi; \
+	done
 
 bench: .venv/.tests ## measure sweep and training against simpler loops; the tables go to tests/bench/cpu.txt or cuda.txt
 	for each in sweep training; do $(BIN)/python tests/bench/$$each.py $(if $(DEVICE),--device $(DEVICE)); done \

@@ -65,6 +65,7 @@ def _values(settings: tuple[str, ...]) -> dict:
 
 @main.command()
 @click.option("--profile", default="quick", show_default=True, help="The scale: smoke, quick or paper.")
+@click.option("--edition", help="Show the results of this folder in data/editions; nothing is computed.")
 @click.option("--chapters", multiple=True, metavar="NN", help='Only these: "03 04", or the option twice.')
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the chapters.")
 @click.option("--device", help="The same as --set device=...: auto, cpu, cuda or mps.")
@@ -73,6 +74,7 @@ def _values(settings: tuple[str, ...]) -> dict:
 @click.option("--dry-run", is_flag=True, help="Only say which networks would be trained, and at what cost.")
 def book(
     profile: str,
+    edition: str | None,
     chapters: tuple[str, ...],
     settings: tuple[str, ...],
     device: str | None,
@@ -87,6 +89,9 @@ def book(
     profiles.profile(profile)  # refuses an unknown one before it becomes a folder's name
     numbers = " ".join(chapters).replace(",", " ").split()
     parameters = _values(settings) | ({"device": device} if device else {})
+    chosen = click.get_current_context().get_parameter_source("profile") != click.core.ParameterSource.DEFAULT
+    if edition and (parameters or chosen or dry_run or prepare):
+        raise OptionError(f"--edition {edition}: expected no other scale, device or way to build beside it")
     if dry_run:
         from prr.study.plan import plan
 
@@ -99,10 +104,11 @@ def book(
     else:
         builder.build(
             profile,
+            edition=edition,
             chapters=numbers,
             parameters=parameters,
             out=out,
-            first=lambda changed: _make_results(profile, parameters, changed),
+            first=None if edition else lambda changed: _make_results(profile, parameters, changed),
         )
 
 
@@ -130,6 +136,28 @@ def study(
     os.environ |= {"PRR_JOBS": str(jobs)} if jobs else {}
     os.environ |= {"PRR_SCHEDULER": scheduler} if scheduler else {}
     _make_results(profile, _values(settings), " ".join(chapters).replace(",", " ").split())
+
+
+@main.command()
+@click.argument("name")
+@click.option("--profile", default="paper", show_default=True, help="The scale: smoke, quick or paper.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the chapters.")
+@click.option("--device", default="cuda", show_default=True, help="Another one makes a stand-in, for tests.")
+@click.option("--minutes", type=click.FloatRange(0), help="Begin no job after so many; run it again to go on.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where editions lie, if not in data/editions.")
+def edition(
+    name: str, profile: str, settings: tuple[str, ...], device: str, minutes: float | None, folder: Path | None
+) -> None:
+    """Compute edition NAME on a CUDA device: results alone, from which `book --edition NAME` renders anywhere."""
+    from prr import recording
+
+    where = {"folder": folder} if folder else {}
+    made = recording.record(name, profile, device=device, minutes=minutes, **where, **_values(settings))
+    if made is None:
+        click.echo(f"edition {name}: not finished yet; what is computed is kept: run the command again to go on")
+        sys.exit(3)
+    size = sum(path.stat().st_size for path in made.folder.iterdir()) / 1e6
+    click.echo(f"edition {name}: {len(made.records)} results, {size:.1f} MB in {made.folder}")
 
 
 @main.group(invoke_without_command=True)

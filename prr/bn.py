@@ -140,6 +140,26 @@ def responses(
     return {kind: output_of(model, name, images) for kind, model in variants.items()}
 
 
+def histograms(
+    target: nn.Module, source: nn.Module, name: str, images: Tensor, bins: int = 80
+) -> pd.DataFrame:  # fmt: skip
+    """Distribution of one batch norm's output before and after each replacement; arguments and errors as `responses`.
+
+    Returns:
+        DataFrame[kind, low, high, density]: `bins` rows for each kind, "target" (nothing replaced) first; low and high:
+        the bin's edges, the same for all, between which 99.6 % of all values lie; density integrates to 1 over them.
+    """
+    values = responses(target, source, name, images)
+    everything = np.concatenate([each.ravel() for each in values.values()])
+    edges = np.linspace(*np.percentile(everything, [0.2, 99.8]), bins + 1)
+    bounds = {"low": edges[:-1], "high": edges[1:]}
+    parts = [
+        pd.DataFrame({"kind": kind, **bounds, "density": np.histogram(each, edges, density=True)[0]})
+        for kind, each in values.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
 def residuals(target: nn.Module, source: nn.Module, name: str, images: Tensor) -> pd.DataFrame:
     """How far each replacement is from a pure shift (RM, RB) or a pure change of scale about RB (RV, RW), measured.
 

@@ -19,11 +19,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 from prr.errors import BookError, OptionError
+from prr.study.edition import FIGURE, Edition
 
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
 DATA_FOLDERS = ("PRR_ACDC", "PRR_T1", "PRR_RVSC")
 PATHS = (*DATA_FOLDERS, "PRR_STORE")
+LEDGER = "07_verdict"  # the last page of an edition
+FIRST = (
+    "What it costs to replace a kernel, by network and by start of training: the mean drop of Dice over kernels, as "
+    "trained, at equal distance, by equal noise and at nearest Dice, with intervals. Chapter 8 tells more."
+)
 MARK = ".prr-build"  # says that a folder is a build's, whose contents a build may replace
 JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
 
@@ -31,6 +37,7 @@ JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; m
 def build(
     profile: str = "quick",
     *,
+    edition: str | None = None,
     chapters: Sequence[str] = (),
     parameters: dict | None = None,
     root: Path = ROOT,
@@ -41,10 +48,11 @@ def build(
 
     Args:
         profile: the scale, given to each chapter as its parameter `profile`.
+        edition: its results are shown, at its own scale, and nothing is computed; see `prr.study.edition`.
         chapters: numbers such as "03"; none means all that _toc.yml lists.
         parameters: more parameters for the chapters, {name: value}; each chapter has to declare them.
         root: the folder of _toc.yml, _config.yml and book/.
-        out: where to build; build/<profile> below root unless given.
+        out: where to build; build/<profile>, or build/<edition>, below root unless given.
         first: called with the numbers of the chapters that will be executed, before the first of them: what makes their
             results with all cores, while a chapter by itself has idle moments.
 
@@ -54,7 +62,11 @@ def build(
     Raises:
         OptionError: an unknown chapter, or a parameter that a chapter doesn't declare.
         BookError: a chapter failed, a figure has no alt text, or Jupyter Book warned.
+        DataError: the edition is not there, or not readable by this version.
     """
+    shown = Edition(edition) if edition else None
+    if shown:
+        profile, parameters = shown.parameters["profile"], {"edition": edition, **(parameters or {})}
     given = all_given(profile, parameters)
     notebooks = select(root, chapters)
     for notebook in notebooks:  # all of them, before the first one trains for an hour
@@ -62,7 +74,7 @@ def build(
     for name in PATHS:  # chapters run in book/, so a relative path would mean another folder there
         if os.environ.get(name):
             os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
-    out = Path(out or root / "build" / profile).resolve()
+    out = Path(out or root / "build" / (shown.name if shown else profile)).resolve()
     claim(out, root)
     with _alone(out):
         made = {each: _fingerprint_of(out / "chapters" / each.name) for each in notebooks}
@@ -71,7 +83,7 @@ def build(
             first([each.stem.split("_")[0] for each in changed])
         for notebook in notebooks:
             execute(notebook, given, out)
-        return render([notebook.name for notebook in notebooks], root, out)
+        return render([notebook.name for notebook in notebooks], root, out, shown)
 
 
 def claim(out: Path, root: Path) -> None:
@@ -197,14 +209,15 @@ def chapter_fingerprint(notebook: Path, given: dict) -> str:
     files = [files_digest(Path(folder)) for folder in folders if folder and Path(folder).exists()]
     facts = [cells, given, folders, files, sys.version, version("torch")]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
-    for folder in (PACKAGE, notebook.parents[1] / "data" / "paper"):
+    results = [Edition(given["edition"]).folder] if given.get("edition") else []
+    for folder in (PACKAGE, notebook.parents[1] / "data" / "paper", *results):
         digest.update(_tree_digest(folder).encode())
     return digest.hexdigest()
 
 
-def render(names: list[str], root: Path, out: Path) -> Path:
+def render(names: list[str], root: Path, out: Path, edition: Edition | None = None) -> Path:
     """Build HTML from the executed chapters `names`, unless out/html was built from the same files."""
-    source, html = _assemble(names, root, out), out / "html"
+    source, html = _assemble(names, root, out, edition), out / "html"
     digest = f"{_tree_digest(source)} {version('jupyter-book')} {version('sphinx')}"
     stamp = html / ".source"
     if stamp.is_file() and stamp.read_text() == digest:
@@ -265,8 +278,11 @@ def _check_alt_text(chapter, name: str) -> None:
             )
 
 
-def _assemble(names: list[str], root: Path, out: Path) -> Path:
-    """Lay what Jupyter Book reads in out/source: the chapters of this build and no others, with their run times."""
+def _assemble(names: list[str], root: Path, out: Path, edition: Edition | None) -> Path:
+    """Lay what Jupyter Book reads in out/source: the chapters of this build and no others, with their run times.
+
+    An edition says on each page what it is, shows its main figure first, and ends with the ledger.
+    """
     import yaml
 
     source = out / "source"
@@ -276,13 +292,35 @@ def _assemble(names: list[str], root: Path, out: Path) -> Path:
         shutil.copy(out / "chapters" / name, source)
     speed = _run_times([source / name for name in names]) + _benchmarks(root / "tests" / "bench")
     (source / "run_times.md").write_text(speed, encoding="utf-8")
+    pages = [*(Path(name).stem for name in names), "run_times"]
+    if edition:
+        _mark(source, names, edition)
+        (source / "run_times.md").write_text(f"{speed}\n{edition.to_markdown()}", encoding="utf-8")
+        pages.sort(key=lambda page: page == LEDGER)
     toc, config = _read_yaml(root / "_toc.yml"), _read_yaml(root / "_config.yml")
     if len(names) < len(toc["chapters"]):  # a link to a chapter that isn't in a partial build is no mistake
         config["sphinx"]["config"]["suppress_warnings"] = ["myst.xref_missing"]
-    toc["chapters"] = [{"file": file} for file in [*(Path(name).stem for name in names), "run_times"]]
+    toc["chapters"] = [{"file": page} for page in pages]
     for file, content in (("_toc.yml", toc), ("_config.yml", config)):
         (source / file).write_text(yaml.safe_dump(content), encoding="utf-8")
     return source
+
+
+def _mark(source: Path, names: list[str], edition: Edition) -> None:
+    """Say below the title of every page which edition it shows; put the edition's figure on the first one."""
+    import nbformat
+
+    from prr.study.experiment import recipes
+
+    notice = edition.notice(recipes())
+    for name in names:
+        chapter = nbformat.read(source / name, 4)
+        title, _, rest = chapter.cells[0].source.partition("\n")
+        chapter.cells[0].source = f"{title}\n\n{notice}\n{rest}"
+        nbformat.write(chapter, source / name)
+    shutil.copy(edition.folder / FIGURE, source / FIGURE)
+    title, _, rest = (source / "index.md").read_text(encoding="utf-8").partition("\n")
+    (source / "index.md").write_text(f"{title}\n\n{notice}\n\n![{FIRST}]({FIGURE})\n{rest}", encoding="utf-8")
 
 
 def _run_times(chapters: list[Path]) -> str:

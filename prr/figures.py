@@ -178,23 +178,20 @@ def common_scale(table: pd.DataFrame, *, note: str = "") -> Figure:
     return _finish(figure, [axis], note)
 
 
-def histograms(responses: dict[str, np.ndarray], *, note: str = "") -> Figure:
+def histograms(table: pd.DataFrame, *, note: str = "") -> Figure:
     """Distribution of one batch norm's output before ("target") and after each replacement.
 
     Args:
-        responses: {"target": values, kind: values, ...} from `prr.bn.responses`.
+        table: DataFrame[kind, low, high, density] from `prr.bn.histograms`.
         note: where the numbers come from.
     """
-    before = responses["target"].ravel()
-    kinds = [kind for kind in responses if kind != "target"]
-    figure, axes = _panels(len(kinds))
-    everything = np.concatenate([value.ravel() for value in responses.values()])
-    edges = np.linspace(*np.percentile(everything, [0.2, 99.8]), 80)
-    for axis, kind in zip(axes, kinds, strict=True):
-        axis.hist(before, edges, density=True, color="0.8", label="target")
-        after = responses[kind].ravel()
-        colour = KIND_COLOUR[kind]
-        axis.hist(after, edges, density=True, histtype="step", linewidth=1.8, color=colour, label=f"{kind} replaced")
+    drawn = dict(iter(table.groupby("kind", sort=False)))
+    before = drawn.pop("target")
+    edges = [*before["low"], before["high"].iloc[-1]]
+    figure, axes = _panels(len(drawn))
+    for axis, (kind, after) in zip(axes, drawn.items(), strict=True):
+        axis.stairs(before["density"], edges, fill=True, color="0.8", label="target")
+        axis.stairs(after["density"], edges, linewidth=1.8, color=KIND_COLOUR[kind], label=f"{kind} replaced")
         axis.set(title=LONG_NAME[kind], xlabel="output of batch norm", ylabel="density")
         axis.legend(frameon=False, fontsize=8)
     return _finish(figure, axes, note)

@@ -12,8 +12,8 @@ from prr import metrics, reuse
 from prr.data import read_acdc
 from prr.errors import DataError, MissingError, NetworkError, OptionError
 from prr.layers import tensor
-from prr.study import Experiment, experiment, jobs, training
-from prr.study.experiment import derived
+from prr.study import Experiment, experiment, inputs, jobs, training
+from prr.study.models import derived
 from prr.study.profiles import PROFILES, profile
 from prr.study.store import content
 
@@ -74,7 +74,7 @@ def test_slices_are_the_readers_at_the_profiles_scale(run, folder):
 
 def test_slices_are_decoded_once(run, monkeypatch):
     before = run().slices("acdc")
-    monkeypatch.setitem(experiment.READERS, "acdc", None)
+    monkeypatch.setitem(inputs.READERS, "acdc", None)
     after = run().slices("acdc")
     assert content(after) == content(before)
     assert (after.held_out, after.name, after.phantom) == (before.held_out, before.name, before.phantom)
@@ -94,7 +94,7 @@ def elsewhere(run, folder, tmp_path):
 
 
 def test_named_folders_are_read_before_phantoms(run, elsewhere, monkeypatch):
-    monkeypatch.setattr(experiment, "write_phantom", None)
+    monkeypatch.setattr(inputs, "write_phantom", None)
     assert content(run(data_root=elsewhere, acdc_patients=5).slices("acdc")) == content(run().slices("acdc"))
     monkeypatch.setenv("PRR_ACDC", str(elsewhere / "acdc"))
     assert content(run(acdc_patients=5).slices("acdc")) == content(run().slices("acdc"))

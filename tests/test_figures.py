@@ -49,8 +49,9 @@ def shifts():
 
 
 def responses():
-    random = np.random.default_rng(0)
-    return {kind: random.normal(shift, 1, (4, 3, 5, 5)) for shift, kind in enumerate(["target", "RM", "RB", "B"])}
+    random, bounds = np.random.default_rng(0), {"low": np.arange(6.0), "high": np.arange(6.0) + 1}
+    parts = [pd.DataFrame({"kind": kind, **bounds, "density": random.random(6)}) for kind in ("target", "RM", "RB", "B")]
+    return pd.concat(parts, ignore_index=True)
 
 
 def history():
@@ -169,14 +170,14 @@ def test_common_scale_shows_the_kinds_that_a_network_has(build, kinds):
 
 
 def test_histograms_show_the_target_beside_each_replacement():
-    values = responses()
-    for axis, kind in zip(panels(figures.histograms(values)), ["RM", "RB", "B"], strict=True):
-        bars = axis.containers[0]
-        edges = [*(bar.get_x() for bar in bars), bars[-1].get_x() + bars[-1].get_width()]
-        density, _ = np.histogram(values["target"], edges, density=True)
-        np.testing.assert_allclose([bar.get_height() for bar in bars], density, atol=1e-9)
-        outline = axis.patches[-1].get_xy()[:, 1].max()
-        assert outline == pytest.approx(np.histogram(values[kind], edges, density=True)[0].max(), rel=1e-3)
+    table = responses()
+    density = dict(iter(table.groupby("kind")["density"]))
+    for axis, kind in zip(panels(figures.histograms(table)), ["RM", "RB", "B"], strict=True):
+        before, after = (patch.get_data() for patch in axis.patches)
+        np.testing.assert_allclose(before.values, density["target"])
+        np.testing.assert_allclose(after.values, density[kind])
+        for drawn in (before, after):
+            np.testing.assert_allclose(drawn.edges, range(7))
         assert kind in axis.get_title()
 
 

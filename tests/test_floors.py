@@ -22,6 +22,7 @@ FLOORS = [
     ["data"],
     ["study"],
     ["book"],
+    ["recording"],
     ["__main__"],
 ]
 FLOOR_OF = {name: number for number, floor in enumerate(FLOORS) for name in floor}

@@ -37,7 +37,7 @@ def tiny(seed=0):
 
 def trained(task="segmentation", seed=0, steps=8, start=0):
     model = tiny(start)
-    history = fit(model, blobs(), task, steps=steps, batch_size=4, learning_rate=0.02, seed=seed)
+    history = fit(model, blobs(), task, steps=steps, batch_size=4, learning_rate=0.02, seed=seed, checkpoints=4)
     return model, history
 
 
@@ -117,7 +117,7 @@ def test_a_batch_that_does_not_fit_is_told_with_the_one_that_may():
         fit(Large(1, 4, 1), blobs(), "segmentation", steps=1, batch_size=6, learning_rate=0.02, seed=0)
 
 
-@pytest.mark.parametrize(("checkpoints", "steps"), [(1, [8]), (2, [4, 8]), (100, list(range(1, 9)))])
+@pytest.mark.parametrize(("checkpoints", "steps"), [(None, [8]), (1, [8]), (2, [4, 8]), (100, list(range(1, 9)))])
 def test_the_history_has_as_many_lines_as_asked_and_they_change_nothing_else(checkpoints, steps):
     model = tiny()
     options = {"steps": 8, "batch_size": 4, "learning_rate": 0.02, "seed": 0}

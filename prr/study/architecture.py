@@ -173,8 +173,7 @@ def table(run: Experiment) -> pd.DataFrame:
         DataFrame[network, start, source, target_seed, source_seed, donor, steps, dice, kind, layer, name, patient,
         score, drop, rmse, relative], see `Experiment.drops`; dice: of the target, mean over patients.
     """
-    if run.store.make:
-        together(calls(run))
+    together(calls(run))
     small, parts = grid.scaled(run), []
     for each in pairs(run):
         part = each.by(small).drops(**each.arguments).dropna(subset="drop")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,16 +15,19 @@ from torchvision.models import resnet18
 
 from prr.errors import OptionError
 from prr.metrics import drop_interval, nanmean, score_of
-from prr.reuse import values
+from prr.reuse import apply_plan, values
 from prr.samples import Samples
 from prr.study.jobs import together
 from prr.study.models import derived
-from prr.study.store import provenance
+from prr.study.store import Key, digest
 from prr.study.training import advance, orders
+from prr.study.transplants import packed, unpacked
+from prr.verdict import Verdict
 
 if TYPE_CHECKING:
     from prr.study.experiment import Experiment
 
+T = TypeVar("T", pd.DataFrame, Verdict)
 # Goes into every stored example's key: raise it when a change here changes what training gives.
 RECIPE = 1
 FEW, VALIDATION = 100, 500  # labelled digits for the target, and those that everything may be scored on
@@ -108,25 +111,60 @@ def start(run: Experiment, name: str) -> nn.Module:
 
 
 def trained(run: Experiment, name: str) -> nn.Module:
-    """One of `NETWORKS`, in eval mode, from the store or trained now for the profile's `transfer_steps`."""
-    model, scale = start(run, name), run.profile
-    key = {
-        "example": name,
-        "seed": run.seed,
-        **{each: getattr(scale, each) for each in ("transfer_steps", "batch_size", "learning_rate")},
-        "device": run.device,
-        "threads": scale.threads if run.device == "cpu" else None,
-        "torch": torch.__version__,
-        "recipe": RECIPE,
-    }
+    """One of `NETWORKS`, in eval mode, from the store or trained now for the profile's `transfer_steps`.
+
+    An edition keeps no weights: they are all NaN then, and only what `once` has kept can be told of such a network.
+    """
+    model, key = start(run, name), _key(run, name)
+    if run.edition:
+        return hollow(model)
 
     def make() -> tuple[dict[str, Tensor], dict]:
-        began = time.perf_counter()
-        train(run, model, data(run, NETWORKS[name][2]))
-        return model.state_dict(), {"seconds": time.perf_counter() - began, "made": provenance(run.device)}
+        with run.measured() as cost:
+            train(run, model, data(run, NETWORKS[name][2]))
+        return model.state_dict(), cost
 
     model.load_state_dict(run.store.tensors("networks", key, make)[0])
     return model.eval()
+
+
+def _key(run: Experiment, name: str) -> Key:
+    scale = ("transfer_steps", "batch_size", "learning_rate")
+    return {
+        "example": name,
+        "seed": run.seed,
+        **{each: getattr(run.profile, each) for each in scale},
+        **run.machine,
+        "recipe": run.recipes["examples"],
+    }
+
+
+def hollow(model: nn.Module) -> nn.Module:
+    """The same layers without what they have learned: every floating-point tensor is NaN, in place."""
+    for value in model.state_dict().values():
+        if value.is_floating_point():
+            value.fill_(torch.nan)
+    return model.eval()
+
+
+def once(run: Experiment, what: str, function: Callable[..., T], *arguments: Any) -> T:
+    """`function(*arguments)` with the run's threads, kept under the name `what`: from the store or called now.
+
+    Args:
+        run: gives scale, seed and store; all that is made of the example networks is made again if one of them changes.
+        what: names the result; no two calls with the same name.
+        function: returns a table or a verdict.
+        arguments: example networks and their data.
+    """
+    key = {"table": f"example {what}", "networks": [digest(_key(run, name)) for name in NETWORKS]}
+    key |= {"images": run.profile.example_images, "recipe": [run.recipes[each] for each in ("reuse", "verdict")]}
+
+    def make() -> tuple[pd.DataFrame, dict]:
+        found = function(*arguments)
+        return packed(found) if isinstance(found, Verdict) else (found, {})
+
+    table, record = run.kept(key, [], what, make)
+    return unpacked(table, record) if "facts" in record else table
 
 
 def prepare(run: Experiment) -> None:
@@ -175,6 +213,23 @@ def gains(models: dict[str, nn.Module], samples: Samples) -> pd.DataFrame:
     reached = nanmean(each)
     columns = {"score": reached, "gain": reached - reached[0], "low": -high, "high": -low}
     return pd.DataFrame({"network": list(models), **columns})
+
+
+def outcome(
+    run: Experiment, target: nn.Module, begin: nn.Module, source: nn.Module, plans: dict[str, pd.DataFrame]
+) -> pd.DataFrame:
+    """`gains` of networks that begin with a source's parameters as planned and train on few digits, over the target.
+
+    Args:
+        run: see `train`.
+        target: trained on the same few digits from the same start, with nothing loaded.
+        begin: the untrained network.
+        source: the network that gives.
+        plans: {name: what to do with each parameter}, see `prr.apply_plan`.
+    """
+    few = data(run, "few")
+    models = {name: train(run, apply_plan(begin, source, plan), few) for name, plan in plans.items()}
+    return gains({"nothing loaded": target, **models}, data(run, "validation"))
 
 
 def _cross_entropy(output: Tensor, images: Tensor, labels: Tensor) -> Tensor:

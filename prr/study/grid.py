@@ -25,7 +25,7 @@ class Part(NamedTuple):
 RANKED = "sources to be ranked, by fine-tuning on so many draws"
 # What chapter 9 measures; what has rest or 1 is thinned where the profile's rest_seeds is below its grid_seeds.
 PARTS = {
-    "kernels from the source": Part("grid", "grid"),
+    "kernels from the source": Part("grid", "two or rest"),
     "kernels from the untrained start": Part("grid", 1),
     "kernels from random donors": Part("grid", "rest"),
     "kernels from another seed": Part("grid", "rest"),

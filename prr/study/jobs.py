@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,39 +18,51 @@ if TYPE_CHECKING:
     from prr.study.experiment import Experiment
 
 Call = tuple["Experiment", str, dict[str, Any]]  # an experiment, the name of a method, its arguments
+ROUND = 4  # jobs for each worker between two looks at the clock
 FOLDERS = ("PRR_ACDC", "PRR_T1", "PRR_RVSC")  # a job reads the data that its caller reads, wherever it runs
 
 
-def together(calls: Sequence[Call]) -> None:
+def together(calls: Sequence[Call], until: float | None = None) -> bool:
     """Make several results in parallel processes; the same calls find them in the store afterwards.
 
     Processes of this machine, or workers of the dask cluster whose scheduler `PRR_SCHEDULER` names. The number of
     workers changes no result: a CPU job always takes the profile's number of threads.
 
     Args:
-        calls: (experiment, name of a method, its arguments). What is in the store already is not made again.
+        calls: (experiment, name of a method, its arguments). What is in the store already is not made again; an
+            experiment that only reads makes nothing.
+        until: begin no more of them at this time (`time.perf_counter`).
+
+    Returns:
+        Whether all are there.
 
     Raises:
         OptionError: `PRR_JOBS` is no whole number above 0, or the cluster is not there or not usable.
         JobError: a process was killed; what the others had finished is in the store.
     """
-    todo = [call for call in calls if lacks(*call)]
+    todo = [call for call in calls if call[0].store.make and lacks(*call)]
     if not todo:
-        return
+        return True
     folders = {name: os.path.abspath(os.path.expanduser(os.environ[name])) for name in FOLDERS if os.environ.get(name)}
     jobs = [delayed(make)(run.settings, method, arguments, folders) for run, method, arguments in todo]
     scheduler = os.environ.get("PRR_SCHEDULER")
     with cluster(scheduler) if scheduler else contextlib.nullcontext():
         count = -1 if scheduler else min(workers(todo[0][0]), len(jobs))
+        some = len(jobs) if until is None else ROUND * max(count, 1)  # joblib can't be stopped within a call
         try:
-            done = Parallel(count, return_as="generator_unordered", batch_size=1)(jobs)
-            for _ in tqdm(done, "jobs", len(jobs)):
-                pass
+            for first in range(0, len(jobs), some):
+                if until is not None and time.perf_counter() >= until:
+                    return False
+                part = jobs[first : first + some]
+                done = Parallel(count, return_as="generator_unordered", batch_size=1)(part)
+                for _ in tqdm(done, "jobs", len(part)):
+                    pass
         except TerminatedWorkerError as error:
             raise JobError(
                 "a job was killed, most often for want of memory; what is finished is kept: run it again, with fewer "
                 "jobs at once (PRR_JOBS=1)"
             ) from error
+    return True
 
 
 def lacks(run: Experiment, method: str, arguments: dict[str, Any]) -> bool:

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from prr.errors import OptionError
-from prr.study import architecture, examples, redundancy, training, transfer
+from prr.study import architecture, examples, measures, redundancy, sources, training, transfer
 from prr.study.backbones import random
-from prr.study.experiment import READERS, Experiment
+from prr.study.experiment import Experiment
+from prr.study.inputs import READERS
 from prr.study.jobs import Call, together
 from prr.study.models import NETWORKS
 from prr.study.results import measurements
@@ -75,18 +76,21 @@ def distinct(run: Experiment, numbers: Sequence[str]) -> list[Job]:
     )
 
 
-def prepare(run: Experiment, *numbers: str) -> None:
+def prepare(run: Experiment, *numbers: str, until: float | None = None) -> bool:
     """Make what some chapters show and the store does not have yet, several results at a time.
 
     Args:
-        run: the chapter's experiment.
+        run: the chapter's experiment; one that only reads makes nothing.
         numbers: of chapters, such as "03"; none means all: the whole study.
+        until: see `prr.study.jobs.together`.
+
+    Returns:
+        Whether all is there.
 
     Raises:
         OptionError: an unknown chapter.
     """
-    for wave in waves(run, *numbers):
-        together(wave)
+    return not run.store.make or all(together(wave, until) for wave in waves(run, *numbers))
 
 
 def waves(run: Experiment, *numbers: str) -> list[list[Call]]:
@@ -101,12 +105,13 @@ def waves(run: Experiment, *numbers: str) -> list[list[Call]]:
         else (run.variant(normalisation=normalisation), "sweep", {"network": network, "layers": [1]})
         for network, normalisation in swept
     ]
-    by_source, verdicts = measurements(run) if "07" in numbers else ([], [])
+    by_source, verdicts = measurements(run) if "07" in numbers else (measures.calls(run, *numbers), [])
+    apart = sources.calls(run) if "05" in numbers and "07" not in numbers else []
     rows = transfer.calls(run) if "06" in numbers else []
     own = [(run, "example", {"name": name}) for name in examples.NETWORKS] if "10" in numbers else []
     crossed = architecture.calls(run) if "08" in numbers else []
     controls, sets = redundancy.calls(run) if "09" in numbers else ([], [])
-    each = [begun_from, trained + own, sweeps + by_source + crossed + controls, verdicts + rows + sets]
+    each = [begun_from, trained + own, sweeps + by_source + apart + crossed + controls, verdicts + rows + sets]
     return [wave for wave in each if wave]
 
 
@@ -123,7 +128,7 @@ def lacking(run: Experiment, *numbers: str) -> pd.DataFrame:
     rows = []
     for other, arguments in distinct(run, numbers):
         key = other.key(**arguments)
-        if not other.store.path("networks", key).exists():
+        if not other.store.holds("networks", key):
             rows.append((*(key[name] for name in ("network", "data set", "task", "seed")), key.get("patients", 0)))
     return pd.DataFrame(rows, columns=["network", "dataset", "task", "seed", "patients"])
 
@@ -157,7 +162,7 @@ def cost(run: Experiment, arguments: dict[str, Any], each: dict[str, float]) -> 
     key = run.key(**arguments)
     network, scale = key["network"], run.profile
     model = random(network, key["width"], 0).to(run.device)  # whatever it starts from
-    stored = run.store.path("networks", key).exists()
+    stored = run.store.holds("networks", key)
     if not stored and network not in each:
         with run.threads():
             each[network] = training.seconds_per_slice(model, scale.size)

@@ -10,12 +10,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from prr import bn, predictors, reuse
+from prr import bn, predictors
 from prr.distance import rmse
 from prr.figures import Words
 from prr.metrics import nanmean
 from prr.predictors import rank_agreement, rank_correlation
-from prr.study import grid, prefixes, sources
+from prr.study import grid, inputs, prefixes, sources
 from prr.study.jobs import Call
 from prr.study.models import TITLES
 from prr.study.store import digest
@@ -71,7 +71,7 @@ def candidates(run: Experiment, common: int) -> dict[str, dict[str, Any]]:
     first = grid.AGAIN + run.seed
     found = {}
     for label, (dataset, task) in sources.SIX.items():
-        some = max(1, len(run.slices(dataset).train.patient.unique()) // 4)
+        some = max(1, inputs.training_patients(run, dataset) // 4)
         variants = {"": {}, ", short": {"steps": grid.short(run)}, ", few": {"patients": some}}
         for words, options in variants.items():
             found[label + words] = grid.source(first, common, dataset, task, **options)
@@ -124,8 +124,9 @@ def scored(run: Experiment, network: str, seed: int, label: str) -> pd.DataFrame
         starts = dict.fromkeys(models, run.start(network, **judged))  # in common
         return numbers(models, starts, draw(run.slices("acdc"), few, run.seed).train, BEFORE_CLASSIFIER[network]), {}
 
-    key = {"table": "scored", "recipe": RECIPE, "few": few, "seed": run.seed, "pair": [digest(each) for each in keys]}
-    found = run.kept(key, keys[1], "scores of a source", make)[0]
+    key = {"table": "scored", "recipe": run.recipes["prediction"], "few": few, "seed": run.seed}
+    key |= {"pair": [digest(each) for each in keys]}
+    found = run.kept(key, [keys[1], keys[0]], "scores of a source", make)[0]
     return pd.DataFrame({"network": network, "target": seed, "label": label}, found.index).join(found)
 
 
@@ -177,7 +178,7 @@ def fine_tuned(run: Experiment, network: str, seed: int, label: str, drawn: int)
     giver, few = candidates(run, seed)[label], run.profile.few_patients
     key = run.key(network, "acdc", "segmentation", "independent", drawn, few, steps=grid.short(run))
     key |= {"table": "fine-tuned", "source": digest(run.key(network, **giver))}
-    key |= {"fine-tuned recipe": [prefixes.RECIPE, reuse.RECIPE]}
+    key |= {"fine-tuned recipe": [run.recipes["prefixes"], run.recipes["reuse"]]}
 
     def make() -> tuple[pd.DataFrame, dict]:
         data = draw(run.slices("acdc"), few, drawn)
@@ -186,7 +187,7 @@ def fine_tuned(run: Experiment, network: str, seed: int, label: str, drawn: int)
         model = prefixes.loaded(model, run.model(network, **giver), example, behind, "source", False)
         return prefixes.trained(model, data, key, run.progress), {}
 
-    found = run.kept(key, key, "fine-tuned on few patients", make)[0]
+    found = run.kept(key, [key], "fine-tuned on few patients", make)[0]
     labels = {"network": network, "target": seed, "label": label, "drawn": drawn}
     return pd.DataFrame(labels, found.index).join(found)
 
@@ -349,8 +350,8 @@ def distances(run: Experiment, network: str, seed: int) -> pd.DataFrame:
         columns = ["start", "other", "layer", "name", "rmse", "relative", "apart", "null", "ratio", "aligned"]
         return table[columns], {}
 
-    key = {"table": "distances", "recipe": RECIPE, "networks": [digest(each) for each in keys]}
-    found = run.kept(key, keys[0], "distances", make)[0]
+    key = {"table": "distances", "recipe": run.recipes["prediction"], "networks": [digest(each) for each in keys]}
+    found = run.kept(key, keys[:1], "distances", make)[0]
     return pd.DataFrame({"network": network, "target": seed}, found.index).join(found)
 
 

@@ -119,9 +119,10 @@ def jointly(run: Experiment, network: str, seed: int) -> pd.DataFrame:
         found = found.melt(["control", "set", "n"], ["False", "True"], "recalibrated", "drop")
         return found.assign(recalibrated=found["recalibrated"] == "True"), {}
 
-    key = {"table": "jointly", "recipe": [RECIPE, reuse.RECIPE, donors.RECIPE], "tolerance": TOLERANCE}
+    key = {"table": "jointly", "tolerance": TOLERANCE}
+    key |= {"recipe": [run.recipes[each] for each in ("prefixes", "reuse", "donors")]}
     key |= {"every": run.profile.grid_every, "networks": [digest(each) for each in keys]}
-    found = run.kept(key, keys[0], "joint transplants", make)[0]
+    found = run.kept(key, keys[:1], "joint transplants", make)[0]
     return pd.DataFrame({"network": network, "target": seed}, found.index).join(found)
 
 
@@ -195,7 +196,8 @@ def prefix(run: Experiment, network: str, seed: int, prefix: str, n: int) -> pd.
     giver, frozen = PREFIXES.get(prefix, Prefix("", False))
     source = {"source": grid.source(grid.seeds(run, "prefixes with training")[1][0], seed), "own": grid.target(seed)}
     key = run.key(network, "acdc", "segmentation", "independent", seed, steps=grid.short(run))
-    key |= {"table": "prefix", "prefix": prefix if n else NOTHING, "n": n, "prefix recipe": [RECIPE, reuse.RECIPE]}
+    key |= {"table": "prefix", "prefix": prefix if n else NOTHING, "n": n}
+    key |= {"prefix recipe": [run.recipes["prefixes"], run.recipes["reuse"]]}
     key |= {"source": digest(run.key(network, **source[giver]))} if giver and n else {}
 
     def make() -> tuple[pd.DataFrame, dict]:
@@ -204,7 +206,7 @@ def prefix(run: Experiment, network: str, seed: int, prefix: str, n: int) -> pd.
         model = loaded(model, other, run.slices("acdc").images[:1].to(run.device), n, giver, frozen)
         return trained(model, run.slices("acdc"), key, run.progress), {}
 
-    found = run.kept(key, key, f"{prefix}, {n} layers", make)[0]
+    found = run.kept(key, [key], f"{prefix}, {n} layers", make)[0]
     return pd.DataFrame({"network": network, "target": seed, "prefix": prefix, "n": n}, found.index).join(found)
 
 

@@ -6,13 +6,11 @@ import functools
 
 import pandas as pd
 
-from prr import bn
-from prr.distance import rmse
 from prr.layers import parameter_table
-from prr.study import architecture, sources
+from prr.study import architecture, measures, sources
 from prr.study.experiment import Experiment
 from prr.study.jobs import Call, together
-from prr.study.models import TITLES, branches, pspnet
+from prr.study.models import TITLES, pspnet
 from prr.verdict import Verdict
 
 DOSES = (0.1, 0.3, "noise")
@@ -36,7 +34,7 @@ class Results:
 
     def phantom(self, dataset: str) -> bool:
         """Whether a data set is a phantom in this run."""
-        return self.run.slices(dataset).phantom
+        return self.run.facts(dataset)["origin"] == "phantom"
 
     def table(self) -> pd.DataFrame:
         """The parameter table of the paper's PSPNet."""
@@ -60,11 +58,11 @@ class Results:
 
     def distance(self, network: str) -> pd.DataFrame:
         """`prr.rmse` of ACDC segmentation and ACDC auto-encoding."""
-        return rmse(*self._pair(network))
+        return self.run.rmse(network)
 
     def shift(self, network: str) -> pd.DataFrame:
         """`prr.shift_scale` of ACDC segmentation by ACDC auto-encoding."""
-        return bn.shift_scale(*self._pair(network))
+        return self.run.shift_scale(network)
 
     def joint(self, network: str) -> pd.DataFrame:
         """All pairs that pass alone in `sweep`, taken at once."""
@@ -76,31 +74,25 @@ class Results:
 
     def branches(self) -> pd.DataFrame:
         """Branch and identity of PSPNet's residual units on validation images."""
-        images = self.run.slices("acdc").validation.images[:32]
-        return branches(self.run.model("pspnet"), images.to(self.run.device))
+        return self.run.branches("pspnet")
 
     def algebra(self) -> pd.DataFrame:
         """How purely each replacement shifts or scales UNet's third batch norm."""
-        target, source = self._pair("unet")
-        layer = parameter_table(target).query("kind == 'RM' and layer == 3")["name"].item()
-        images = self.run.slices("acdc").validation.images[:8].to(self.run.device)
-        return bn.residuals(target, source, layer, images)
-
-    def _pair(self, network: str) -> tuple:
-        return self.run.model(network), self.run.model(network, task="auto-encoding")
+        return self.run.algebra("unet")
 
 
 def measure(run: Experiment) -> None:
-    """Make the tables that no chapter before the verdict makes: verdicts, sweeps by each source, and by dose."""
+    """Make what the ledger reads and the networks of earlier chapters allow."""
     for wave in measurements(run):
         together(wave)
 
 
 def measurements(run: Experiment) -> tuple[list[Call], list[Call]]:
-    """The sweeps, and the verdicts, one of which rests on them."""
+    """Sweeps by each source and by dose, and measures; then the verdicts, one of which rests on them."""
     options = [{"source": each} for each in list(sources.SIX.values())[1:]] + [{"dose": dose} for dose in DOSES]
     sweeps = [{"network": network, "kinds": ["W"], **each} for network in TITLES for each in options]
     verdicts = [{}, {"patients": run.profile.few_patients}]
     judged = [(run, "judge", {"network": network, **each}) for network in TITLES for each in verdicts]
     joint = [(run, "joint", {"network": network}) for network in TITLES]
-    return [(run, "sweep", each) for each in sweeps], judged + joint
+    others = [*measures.calls(run), *sources.calls(run)]
+    return [(run, "sweep", each) for each in sweeps] + others, judged + joint

@@ -17,6 +17,10 @@ from torch import nn
 from prr.errors import OptionError
 from prr.figures import Words
 from prr.layers import comparable, entries, parameter_table
+from prr.study import networks
+from prr.study.jobs import Call
+from prr.study.models import NETWORKS
+from prr.study.store import digest
 
 if TYPE_CHECKING:
     from prr.study.experiment import Experiment
@@ -42,25 +46,36 @@ def pairs(run: Experiment, network: str, seed: int | None = None, patients: int 
         patients: of the target's training; None: all. The other five networks are trained on all of theirs.
 
     Returns:
-        DataFrame[network, seed, first, second, kind, layer, name, ...] with the columns of `between`.
+        DataFrame[network, seed, first, second, kind, layer, name, ...] with the columns of `between`, from the store or
+        made now.
 
     Raises:
         OptionError: an unknown network, or more patients than there are.
     """
     seed = run.seed if seed is None else seed
-    models = {label: run.model(network, *each, seed=seed) for label, each in SIX.items()}
-    if patients is not None:
-        models[TARGET] = run.model(network, *SIX[TARGET], seed=seed, patients=patients)
-    starts = {label: run.start(network, *each, seed=seed) for label, each in SIX.items()}
-    table = between(models, starts, run.slices("acdc").images[:1].to(run.device))
-    table.insert(0, "network", network)
-    table.insert(1, "seed", seed)
-    return table
+    few = {label: {"patients": patients} if label == TARGET else {} for label in SIX}
+    keys = {label: run.key(network, *each, seed=seed, **few[label]) for label, each in SIX.items()}
+
+    def make() -> tuple[pd.DataFrame, dict]:
+        models = {label: networks.trained(run, each) for label, each in keys.items()}
+        starts = {label: run.start(network, *each, seed=seed) for label, each in SIX.items()}
+        return between(models, starts, run.slices("acdc").images[:1].to(run.device)), {}
+
+    key = {"table": "pairs", "network": network, "recipe": run.recipes["measures"]}
+    key |= {"networks": [digest(each) for each in keys.values()]}
+    found = run.kept(key, list(keys.values()), "distances of pairs", make)[0]
+    return pd.DataFrame({"network": network, "seed": seed}, found.index).join(found)
 
 
 def over_seeds(run: Experiment, network: str, patients: int | None = None) -> pd.DataFrame:
     """`pairs` of all the experiment's seeds."""
     return pd.concat([pairs(run, network, seed, patients) for seed in run.seeds], ignore_index=True)
+
+
+def calls(run: Experiment) -> list[Call]:
+    """`pairs` of both networks, with the target trained on all patients and on few."""
+    each = itertools.product(NETWORKS, run.seeds, (None, run.profile.few_patients))
+    return [(run, "pairs", dict(zip(("network", "seed", "patients"), one, strict=True))) for one in each]
 
 
 def between(models: dict[str, nn.Module], starts: dict[str, nn.Module], example: torch.Tensor) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from prr.data import Slices
 from prr.errors import DataError, MissingError
 
 Key = dict[str, Any]
+_READERS: list[dict[Path, Key]] = []  # see `reading`
 UNREADABLE = (SafetensorError, ValueError, KeyError, TypeError, OSError)  # what a broken file raises
 DRAFT = ".draft"
 _RESULT = r"[0-9a-f]{16}\.(safetensors|json)(\.draft)?"
@@ -105,6 +106,17 @@ def commit() -> str:
         return "unknown"
 
 
+@contextlib.contextmanager
+def reading() -> Iterator[dict[Path, Key]]:
+    """Every result that this process reads within: {file: key}."""
+    found: dict[Path, Key] = {}
+    _READERS.append(found)
+    try:
+        yield found
+    finally:
+        _READERS.remove(found)
+
+
 class Store:
     """A folder of results. Every file is written whole or not at all, and two processes never make the same one."""
 
@@ -148,6 +160,23 @@ class Store:
 
         return self._get(self.path("tables", key), key, write, _read_table)
 
+    def holds(self, folder: str, key: Key) -> bool:
+        """Whether a result is there."""
+        there = (path := self.path(folder, key)).exists()
+        if there:
+            for found in _READERS:
+                found[path] = key
+        return there
+
+    def record(self, folder: str, key: Key) -> dict | None:
+        """What is kept beside a result, without the result; None where it is not there.
+
+        Raises:
+            DataError: the file in the store can't be read.
+        """
+        path = self.path(folder, key)
+        return self._checked(path, key, lambda: _record(path)) if path.exists() else None
+
     def lock(self, path: Path, timeout: float = -1) -> FileLock:
         """One process at a time makes `path`; the operating system frees the lock of a process that dies."""
         try:
@@ -164,11 +193,17 @@ class Store:
         if not path.exists():  # a store that is there may be read-only
             self.check_make(path)
             self._make(path, write)
+        return self._checked(path, key, lambda: read(path))
+
+    def _checked(self, path: Path, key: Key, read: Callable[[], Any]) -> Any:
+        """What a file holds, if it is whole and the result of this key; `read` gives its record, alone or last."""
         try:
-            result, record = read(path)
-            if record["key"] != json.loads(json.dumps(key)):
+            found = read()
+            if (found[-1] if isinstance(found, tuple) else found)["key"] != json.loads(json.dumps(key)):
                 raise ValueError("the result of another key")
-            return result, record
+            for each in _READERS:
+                each[path] = key
+            return found
         except UNREADABLE as error:
             raise DataError(f"{path}: expected a whole result, found {error}; delete the file, it is remade") from error
 

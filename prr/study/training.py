@@ -24,7 +24,7 @@ from prr.reuse import predict
 RECIPE = 2
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (output, images, masks) -> scalar
 AUXILIARY_WEIGHT = 0.4  # of PSPNet's auxiliary head, Zhao et al. 2017
-CHECKPOINTS = 4  # about so many lines has a history; each costs a pass over the validation part
+CHECKPOINTS, APART = 12, 100  # lines of a history at most, and steps between two of them at least
 
 
 def segmentation_loss(output: Tensor, images: Tensor, masks: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def fit(
     learning_rate: float,
     seed: int,
     progress: bool = True,
-    checkpoints: int = CHECKPOINTS,
+    checkpoints: int | None = None,
 ) -> pd.DataFrame:
     """Train a network in place on `data.train`; Adam, cosine decay to 0. Repeatable on the same CPU and threads.
 
@@ -97,7 +97,8 @@ def fit(
         learning_rate: at the first step.
         seed: of the order of the slices and of the augmentation.
         progress: show a bar on stderr.
-        checkpoints: about so many lines the history has; each costs a pass over the validation part.
+        checkpoints: about so many lines the history has, each of which costs a pass over the validation part; None:
+            one in APART steps, CHECKPOINTS at most.
 
     Returns:
         DataFrame[step, loss, validation]: mean training loss since the last line, and on the validation part the mean
@@ -118,7 +119,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     augment = v2.RandomAffine(15, (0.05, 0.05), (0.9, 1.1), fill={tv_tensors.Image: float(images.min()), "others": 0})
     history, total = [], torch.zeros((), device=device)
-    every = max(steps // checkpoints, 1)
+    every = max(steps // (checkpoints or min(CHECKPOINTS, max(1, steps // APART))), 1)
     with torch.random.fork_rng(), fitting(batch_size):  # the transforms draw from the global generator
         torch.manual_seed(seed)
         batches = orders(len(images), batch_size, seed)

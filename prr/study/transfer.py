@@ -19,7 +19,7 @@ from prr.errors import DataError, NetworkError, OptionError
 from prr.figures import Words
 from prr.layers import parameter_table
 from prr.metrics import dice
-from prr.study import paper, training
+from prr.study import inputs, paper, training
 from prr.study.jobs import Call, together
 from prr.study.models import TITLES, derived
 from prr.study.starts import initial
@@ -163,7 +163,7 @@ def sizes(run: Experiment) -> tuple[int, int]:
     Raises:
         OptionError: the few are not fewer than all.
     """
-    few, every = run.profile.few_patients, len(run.slices("acdc").train.patient.unique())
+    few, every = run.profile.few_patients, inputs.training_patients(run, "acdc")
     if few >= every:
         raise OptionError(f"few_patients={few}: expected fewer than the {every} training patients of acdc")
     return few, every
@@ -175,8 +175,7 @@ def table(run: Experiment) -> pd.DataFrame:
     Returns:
         DataFrame[network, parameters, patients, row, label, source, frozen, seed, class, dice], see `run_row`.
     """
-    if run.store.make:
-        together(calls(run))
+    together(calls(run))
     return pd.concat([run_row(run, **arguments) for _, _, arguments in calls(run)], ignore_index=True)
 
 
@@ -219,7 +218,7 @@ def run_row(
         raise OptionError(f"row {row!r}: expected 1 to {len(ROWS)}")
     label, source, frozen = ROWS[row]
     key = run.key(network, "acdc", "segmentation", "independent", seed, patients)
-    key |= {"table": "transfer", "transfer recipe": RECIPE, "steps": run.profile.transfer_steps}
+    key |= {"table": "transfer", "transfer recipe": run.recipes["transfer"], "steps": run.profile.transfer_steps}
     if source:
         plan = loaded(run, network, parameters)[["kind", "layer", "name"]]
         plan = plan.assign(action="reuse" if frozen else "fine-tune")
@@ -232,7 +231,7 @@ def run_row(
             model = reuse.apply_plan(model, _source(run, network, source, seed), plan)
         return _trained_dice(model, data, key, run.progress), {}
 
-    scores, _ = run.kept(key, key, f"transfer row {row}, {patients} patients", make)
+    scores, _ = run.kept(key, [key], f"transfer row {row}, {patients} patients", make)
     run_of = {"network": network, "parameters": parameters, "patients": patients, "row": row, "label": label}
     return pd.DataFrame(run_of | {"source": source, "frozen": frozen, "seed": seed}, scores.index).join(scores)
 
@@ -341,10 +340,10 @@ def beside(cells: pd.DataFrame) -> pd.DataFrame:
 
 def setting(run: Experiment) -> Words:
     """Who is labelled, who validates, and what every row is given, in this run."""
-    (few, every), data, scale = sizes(run), run.slices("acdc"), run.profile
+    (few, every), others, scale = sizes(run), run.facts("acdc")["held out"], run.profile
     return Words(
         f"In this run the target learns from {few} of the labelled patients and from all {every}; the same "
-        f"{len(data.validation.patient.unique())} others validate every row. The paper has 10, 50 and 50. Every row "
+        f"{others} others validate every row. The paper has 10, 50 and 50. Every row "
         f"takes {scale.transfer_steps} steps of {scale.batch_size} slices at a learning rate of "
         f"{scale.learning_rate:g}, over {scale.seeds} seed{'s' * (scale.seeds > 1)}; its source was trained for "
         f"{scale.steps}."

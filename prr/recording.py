@@ -1,0 +1,112 @@
+"""Make an edition: compute what the chapters show, then run their cells once and keep every result that they read.
+
+No Jupyter is needed for it: the machine that computes may be a bare one.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prr import book, figures
+from prr.errors import BookError, OptionError
+from prr.study import Experiment, architecture, edition, grid, plan
+from prr.study.backbones import CONNECTIONS, NAMES
+from prr.study.store import Key, provenance, reading
+
+VERSIONS = ("torch", "torchvision", "numpy", "pandas", "scipy", "scikit-learn")
+STAND_IN = "stand-in"  # how the name of an edition begins that is not computed on CUDA
+
+
+def record(
+    name: str, profile: str = "paper", *, device: str = "cuda", minutes: float | None = None, root: Path = book.ROOT,
+    folder: Path = edition.FOLDER, **parameters: Any,
+) -> edition.Edition | None:  # fmt: skip
+    """Compute an edition and write it, whole or not at all.
+
+    Args:
+        name: of the folder.
+        profile: its scale.
+        device: cuda; another one makes a stand-in for tests, whose name has to say so.
+        minutes: begin no more jobs after so many; what is finished stays in the store, so the next call goes on.
+        root: the folder of _toc.yml and book/.
+        folder: where editions lie.
+        parameters: seed, data_root and any field of `Profile`.
+
+    Returns:
+        The edition; None where time was up before all was computed.
+
+    Raises:
+        OptionError: the device is not there, or a name that is not fit for it.
+        BookError: a cell of a chapter failed.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise OptionError(f"edition {name}: expected a CUDA device, found none; make it where there is one")
+    if not name or not name.replace("-", "").isalnum() or (device != "cuda") != name.startswith(STAND_IN):
+        raise OptionError(
+            f"edition {name!r} on {device}: expected letters, digits and hyphens, beginning with {STAND_IN} unless the "
+            "device is cuda, for readers would take it for results"
+        )
+    run = Experiment(profile, device=device, **parameters)
+    if not plan.prepare(run, until=None if minutes is None else time.perf_counter() + 60 * minutes):
+        return None
+    results = read_by(book.select(root), {"profile": profile, "device": device, **parameters})
+    stamp = {
+        "name": name, "profile": profile, "seed": run.seed, "overrides": run.overrides, "machine": run.machine,
+        "recipes": run.recipes, "made": made(device),
+    }  # fmt: skip
+    small, table = grid.scaled(run), architecture.cells(architecture.table(run))
+    names = {each: NAMES[each] for each in CONNECTIONS}
+    return edition.write(folder / name, results, stamp, figures.cells(table, names, note=small.stamp))
+
+
+def read_by(notebooks: Sequence[Path], parameters: dict[str, Any]) -> dict[Path, Key]:
+    """{file in the store: key} of every result that these chapters read when their cells run with some parameters.
+
+    Raises:
+        BookError: a cell failed.
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    with reading() as found:
+        for notebook in notebooks:
+            namespace: dict[str, Any] = {"display": lambda *shown: None}
+            for number, cell in enumerate(json.loads(notebook.read_text(encoding="utf-8"))["cells"]):
+                if cell["cell_type"] == "code":
+                    try:
+                        exec(compile("".join(cell["source"]), f"{notebook.name}[{number}]", "exec"), namespace)
+                    except Exception as error:
+                        raise BookError(
+                            f"{notebook.name}: cell {number} raised {type(error).__name__}: {error}"
+                        ) from error
+                    if "parameters" in cell["metadata"].get("tags", []):
+                        namespace |= parameters
+            pyplot.close("all")
+    return found
+
+
+def made(device: str) -> dict[str, str]:
+    """Where, when and with what, for the stamp."""
+    there = {"driver": _driver(), "cuda": torch.version.cuda} if device == "cuda" else {}
+    versions = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
+    return provenance(device) | there | {"system": platform.platform(), "versions": versions}
+
+
+def _driver() -> str:
+    """The version of the GPU's driver, which torch does not tell."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "unknown"
