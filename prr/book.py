@@ -18,8 +18,11 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from joblib import Parallel, cpu_count, delayed
+
 from prr.errors import BookError, OptionError
 from prr.study.edition import FIGURE, Edition
+from prr.study.jobs import workers_given
 
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
@@ -82,7 +85,12 @@ def build(
         if first and changed:
             first([each.stem.split("_")[0] for each in changed])
         for notebook in notebooks:
-            execute(notebook, given, out)
+            if notebook not in changed:
+                print(f"{notebook.stem}: unchanged", flush=True)
+        # side by side, in processes of their own: what takes time has been made, and a kernel has idle moments
+        jobs = (delayed(execute)(notebook, given, out) for notebook in changed)
+        for line in Parallel(workers_given() or cpu_count(), return_as="generator_unordered", batch_size=1)(jobs):
+            print(line, flush=True)
         return render([notebook.name for notebook in notebooks], root, out, shown)
 
 
@@ -170,24 +178,19 @@ def check_declared(notebook: Path, given: dict) -> None:
         )
 
 
-def execute(notebook: Path, given: dict, out: Path) -> Path:
-    """Execute one chapter into out/chapters, unless what lies there was made from the same things."""
+def execute(notebook: Path, given: dict, out: Path) -> str:
+    """Execute one chapter into out/chapters; returns what to tell about it."""
     import nbformat
 
     finished = out / "chapters" / notebook.name
-    fingerprint = chapter_fingerprint(notebook, given)
-    if _fingerprint_of(finished) == fingerprint:
-        print(f"{notebook.stem}: unchanged", flush=True)
-        return finished
     running = out / "running" / notebook.name
     _run(notebook, running, given, out / "failed" / notebook.name)
     chapter = nbformat.read(running, 4)
-    _make_publishable(chapter, fingerprint)
+    _make_publishable(chapter, chapter_fingerprint(notebook, given))
     _check_alt_text(chapter, notebook.name)
     nbformat.write(chapter, running)
     _move(running, finished)
-    print(f"{notebook.stem}: executed in {chapter.metadata.prr.seconds:.0f} s", flush=True)
-    return finished
+    return f"{notebook.stem}: executed in {chapter.metadata.prr.seconds:.0f} s"
 
 
 def _fingerprint_of(finished: Path) -> str | None:

@@ -84,16 +84,18 @@ def read_by(notebooks: Sequence[Path], parameters: dict[str, Any]) -> dict[Path,
             namespace: dict[str, Any] = {"display": lambda *shown: None}
             for number, cell in enumerate(json.loads(notebook.read_text(encoding="utf-8"))["cells"]):
                 if cell["cell_type"] == "code":
-                    try:
-                        exec(compile("".join(cell["source"]), f"{notebook.name}[{number}]", "exec"), namespace)
-                    except Exception as error:
-                        raise BookError(
-                            f"{notebook.name}: cell {number} raised {type(error).__name__}: {error}"
-                        ) from error
-                    if "parameters" in cell["metadata"].get("tags", []):
-                        namespace |= parameters
+                    _execute("".join(cell["source"]), f"{notebook.name}: cell {number}", namespace)
+                if "parameters" in cell["metadata"].get("tags", []):
+                    namespace |= parameters
             pyplot.close("all")
     return found
+
+
+def _execute(source: str, where: str, namespace: dict[str, Any]) -> None:
+    try:
+        exec(compile(source, where, "exec"), namespace)
+    except Exception as error:
+        raise BookError(f"{where} raised {type(error).__name__}: {error}") from error
 
 
 def made(device: str) -> dict[str, str]:

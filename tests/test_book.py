@@ -1,5 +1,6 @@
 """The book builder, on a toy book of two chapters through the real papermill and Jupyter Book."""
 
+import json
 import os
 import re
 import shutil
@@ -9,10 +10,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from matplotlib import pyplot
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from prr import book
-from prr.errors import BookError, OptionError
+from prr.errors import BookError, DataError, OptionError
+from prr.study.edition import SCHEMA
+from prr.study.experiment import recipes
 
 REPOSITORY = Path(__file__).parents[1]
 FIGURE = "import matplotlib.pyplot as plt\n_ = plt.plot([1, 2])"
@@ -307,3 +311,60 @@ def test_a_damaged_executed_chapter_is_executed_again(unrendered, capsys):
 def test_a_parameter_that_is_no_plain_value_is_refused(toy):
     with pytest.raises(OptionError, match=r"scale=\[1, 2\]: expected a number, a text or None"):
         book.build(root=toy, parameters={"scale": [1, 2]})
+
+
+# ------------------------------------------------------------------- editions
+
+
+@pytest.fixture
+def shown(toy):
+    """An edition without results, and a book of three chapters that can show it, the ledger in the middle."""
+    for name in ("01_one", "07_verdict", "08_more"):
+        path = write_chapter(toy / "book" / f"{name}.ipynb", "print('shown is', edition.rsplit('/', 1)[-1])")
+        chapter = nbformat.read(path, 4)
+        chapter.cells[1].source = 'profile = "quick"\nedition = None'
+        nbformat.write(chapter, path)
+    (toy / "book" / "02_two.ipynb").unlink()
+    chapters = "[file: 01_one, file: 07_verdict, file: 08_more]"
+    (toy / "_toc.yml").write_text(f"format: jb-book\nroot: index\nchapters: {chapters}\n")
+    folder = toy / "editions" / "stand-in"
+    folder.mkdir(parents=True)
+    made = {"device": "cpu x", "date": "2026-01-02 03:04", "commit": "abc"}
+    stamp = {"schema": SCHEMA, "profile": "smoke", "seed": 0, "overrides": {"steps": 3}, "made": made}
+    stamp |= {"machine": {"device": "cpu"}, "recipes": recipes() | {"reuse": 0}, "columns": {}}
+    (folder / "edition.json").write_text(json.dumps(stamp))
+    (folder / "records.json").write_text("{}")
+    pyplot.figure(figsize=(1, 1)).savefig(folder / "figure.png")
+    pyplot.close("all")
+    return folder
+
+
+def test_an_edition_says_on_every_page_what_it_is_and_ends_with_the_ledger(toy, shown, capsys):
+    index = book.build(root=toy, edition=str(shown))
+    assert index == toy / "build" / "stand-in" / "html" / "index.html"
+    assert ran(capsys) == {"01_one", "07_verdict", "08_more"}
+    pages = {name: (index.parent / f"{name}.html").read_text() for name in ("index", "01_one", "07_verdict", "08_more")}
+    for text in pages.values():
+        assert "computed at profile" in text
+        assert "to test how editions are rendered" in text
+        assert "another revision than the text and the code (reuse)" in text
+    assert "shown is stand-in" in pages["08_more"]
+    assert "figure.png" in pages["index"]
+    order = re.findall(r'toctree-l1.*?href="([\w.]+)"', pages["index"])
+    assert order == ["01_one.html", "08_more.html", "run_times.html", "07_verdict.html"]
+    assert "smoke, seed 0, steps 3" in (index.parent / "run_times.html").read_text()
+
+
+def test_an_edition_that_changed_is_rendered_again(toy, shown, capsys, monkeypatch):
+    monkeypatch.setattr(book, "_jupyter_book", lambda source, output, log: (output / "_build/html").mkdir(parents=True))
+    for change, expected in [("{}", {"01_one"}), ("{}", set()), ("{ }", {"01_one"})]:
+        (shown / "records.json").write_text(change)
+        book.build(root=toy, edition=str(shown), chapters=["01"])
+        assert ran(capsys) == expected
+
+
+def test_an_edition_that_cannot_be_read_is_refused_before_anything_runs(toy, shown):
+    (shown / "edition.json").write_text('{"schema": 0}')
+    with pytest.raises(DataError, match="schema"):
+        book.build(root=toy, edition=str(shown))
+    assert not (toy / "build").exists()

@@ -49,9 +49,10 @@ def shifts():
 
 
 def responses():
-    random, bounds = np.random.default_rng(0), {"low": np.arange(6.0), "high": np.arange(6.0) + 1}
-    parts = [pd.DataFrame({"kind": kind, **bounds, "density": random.random(6)}) for kind in ("target", "RM", "RB", "B")]
-    return pd.concat(parts, ignore_index=True)
+    random, low = np.random.default_rng(0), np.arange(6.0)
+    bounds = {"low": np.tile(low, 4), "high": np.tile(low + 1, 4)}
+    kinds = np.repeat(["target", "RM", "RB", "B"], 6)
+    return pd.DataFrame({"kind": kinds, **bounds, "density": random.random(24)})
 
 
 def history():

@@ -90,6 +90,9 @@ def test_options_become_parameters(built):
         (["book", "--set", "seed"], "--set seed: expected name=value"),
         (["book", "--chapters", "77"], "unknown chapter 77"),
         (["book", "--bogus"], "--bogus"),
+        (["book", "--edition", "none"], "edition none: expected one of"),
+        (["book", "--edition", "none", "--profile", "quick"], "--edition none: expected no other scale"),
+        (["book", "--edition", "none", "--set", "steps=3"], "--edition none: expected no other scale"),
         (["bogus"], "bogus"),
     ],
 )

@@ -118,8 +118,17 @@ def workers(run: Experiment) -> int:
     Raises:
         OptionError: `PRR_JOBS` is no whole number above 0.
     """
+    cores = cpu_count() // run.profile.threads if run.device == "cpu" else 1
+    return workers_given() or max(1, cores)
+
+
+def workers_given() -> int | None:
+    """What `PRR_JOBS` says.
+
+    Raises:
+        OptionError: it is no whole number above 0.
+    """
     given = os.environ.get("PRR_JOBS")
     if given and not (given.isdecimal() and int(given)):
         raise OptionError(f"PRR_JOBS={given}: expected a whole number above 0")
-    cores = cpu_count() // run.profile.threads if run.device == "cpu" else 1
-    return int(given) if given else max(1, cores)
+    return int(given) if given else None
