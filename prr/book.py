@@ -87,9 +87,10 @@ def build(
         for notebook in notebooks:
             if notebook not in changed:
                 print(f"{notebook.stem}: unchanged", flush=True)
-        # side by side, in processes of their own: what takes time has been made, and a kernel has idle moments
+        # side by side, each in a kernel of its own: what takes long has been made by now
         jobs = (delayed(execute)(notebook, given, out) for notebook in changed)
-        for line in Parallel(workers_given() or cpu_count(), return_as="generator_unordered", batch_size=1)(jobs):
+        done = Parallel(workers_given() or cpu_count(), prefer="threads", return_as="generator_unordered")(jobs)
+        for line in done:
             print(line, flush=True)
         return render([notebook.name for notebook in notebooks], root, out, shown)
 

@@ -20,9 +20,11 @@ from prr import book, figures
 from prr.errors import BookError, OptionError
 from prr.study import Experiment, architecture, edition, grid, plan
 from prr.study.backbones import CONNECTIONS, NAMES
+from prr.study.profiles import PROFILES
 from prr.study.store import Key, provenance, reading
 
 VERSIONS = ("torch", "torchvision", "numpy", "pandas", "scipy", "scikit-learn")
+TAKEN = (*PROFILES, "store", "test")  # folders in build/
 STAND_IN = "stand-in"  # how the name of an edition begins that is not computed on CUDA
 
 
@@ -50,10 +52,10 @@ def record(
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise OptionError(f"edition {name}: expected a CUDA device, found none; make it where there is one")
-    if not name or not name.replace("-", "").isalnum() or (device != "cuda") != name.startswith(STAND_IN):
+    if not name.replace("-", "").isalnum() or name in TAKEN or (device != "cuda") != name.startswith(STAND_IN):
         raise OptionError(
-            f"edition {name!r} on {device}: expected letters, digits and hyphens, beginning with {STAND_IN} unless the "
-            "device is cuda, for readers would take it for results"
+            f"edition {name!r} on {device}: expected letters, digits and hyphens, none of {', '.join(TAKEN)}, "
+            f"beginning with {STAND_IN} unless the device is cuda, for readers would take it for results"
         )
     run = Experiment(profile, device=device, **parameters)
     if not plan.prepare(run, until=None if minutes is None else time.perf_counter() + 60 * minutes):

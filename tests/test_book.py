@@ -40,6 +40,7 @@ def toy(tmp_path, monkeypatch) -> Path:
     """A book of the repository's own _config.yml and two chapters, the second of which links to the first."""
     for name in book.DATA_FOLDERS:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PRR_JOBS", "1")
     monkeypatch.setenv("MPLBACKEND", "agg")  # a user may have it set; figures show all the same
     sources = tmp_path / "toy" / "book"
     sources.mkdir(parents=True)
@@ -130,7 +131,7 @@ def test_some_chapters_make_a_book_without_a_warning(toy):
 @pytest.fixture
 def unrendered(toy, monkeypatch) -> Path:
     """The toy book, executed but not turned into HTML: what `render` does is tested above."""
-    monkeypatch.setattr(book, "render", lambda names, root, out: out / "html" / "index.html")
+    monkeypatch.setattr(book, "render", lambda names, root, out, edition: out / "html" / "index.html")
     return toy
 
 
@@ -188,6 +189,21 @@ def test_a_failing_chapter_is_named_and_kept_for_a_look(toy):
     assert not (out / "chapters" / "02_two.ipynb").exists()
     assert not (out / "html").exists()
     assert not (out / "running").exists()
+
+
+def test_chapters_run_side_by_side_and_one_that_fails_is_told(unrendered, monkeypatch):
+    meet = """
+import pathlib, time
+pathlib.Path(profile_NAME).touch()
+while len(list(pathlib.Path().glob("*.here"))) < 2: time.sleep(0.05)
+"""
+    for name in ("01_one", "02_two"):
+        last = "1 / 0" if name == "02_two" else ""
+        write_chapter(unrendered / "book" / f"{name}.ipynb", meet.replace("profile_NAME", f"'{name}.here'") + last)
+    monkeypatch.setenv("PRR_JOBS", "2")
+    with pytest.raises(BookError, match=r"02_two.ipynb: cell In \[3\] raised ZeroDivisionError"):
+        book.build(root=unrendered)
+    assert not (unrendered / "build" / "quick" / "running").exists()
 
 
 def test_a_kernel_that_dies_is_told(toy):

@@ -270,9 +270,9 @@ def test_without_cuda_it_says_so_in_one_line_and_exits_with_2():
     ]
 
 
-@pytest.mark.parametrize("name", ["big", "", "stand-in/../x", "stand in"])
+@pytest.mark.parametrize("name", ["big", "", "stand-in/../x", "stand in", "quick"])
 def test_what_is_not_of_cuda_may_not_look_like_results(name, tmp_path):
-    with pytest.raises(OptionError, match="letters, digits and hyphens, beginning with stand-in"):
+    with pytest.raises(OptionError, match=r"letters, digits and hyphens, none of smoke, .*beginning with stand-in"):
         recording.record(name, "smoke", device="cpu", folder=tmp_path)
 
 

@@ -12,8 +12,9 @@ from prr.errors import OptionError
 from prr.study import Experiment, sources, training, transfer
 from prr.study.plan import CHAPTERS, distinct, plan, prepare
 
-CALL = re.compile(r'\b(run|other)\.(?:model|history|dice|sweep)\("(\w+)"')
-MEANT = {"run": [None], "other": ["zscore", "unit"]}
+MEASURES = "model|history|dice|sweep|rmse|shift_scale|responses"
+CALL = re.compile(rf'(\brun|\bother|normalisation=name\))\.(?:{MEASURES})\("(\w+)"')
+MEANT = {"run": [None], "other": ["zscore", "unit"], "normalisation=name)": ["zscore", "unit"]}
 
 
 def test_chapters_are_those_of_the_toc():

@@ -123,7 +123,6 @@ def test_all_runs_are_given_to_parallel_jobs_at_once(experiment, monkeypatch, ru
     calls = []
     monkeypatch.setattr(transfer, "together", calls.append)
     experiment().transfer()
-    experiment().stored().transfer()  # which has nothing to make
     assert [len(some) for some in calls] == [2 * 11 * 2]
     assert {method for _, method, _ in calls[0]} == {"transfer_row"}
 
