@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -237,19 +237,21 @@ def render(names: list[str], root: Path, out: Path, edition: Edition | None = No
 
 def _run(notebook: Path, running: Path, given: dict, failed: Path) -> None:
     import papermill
+    from jupyter_core.utils import ensure_event_loop
     from nbclient.exceptions import DeadKernelError
 
     os.environ.pop("MPLBACKEND", None)  # where it is set, a kernel shows no figures
     try:
-        papermill.execute_notebook(
-            str(notebook),
-            str(running),
-            given,
-            kernel_name="python3",
-            cwd=str(notebook.parent),  # as in JupyterLab and under nbval
-            progress_bar=sys.stderr.isatty(),
-            extra_arguments=["--log-level=CRITICAL"],  # the kernel's own log, not the chapter's
-        )
+        with closing(ensure_event_loop()):  # this thread's, which nbclient would leave open
+            papermill.execute_notebook(
+                str(notebook),
+                str(running),
+                given,
+                kernel_name="python3",
+                cwd=str(notebook.parent),  # as in JupyterLab and under nbval
+                progress_bar=sys.stderr.isatty(),
+                extra_arguments=["--log-level=CRITICAL"],  # the kernel's own log, not the chapter's
+            )
     except (papermill.PapermillExecutionError, DeadKernelError) as error:
         _move(running, failed)
         if isinstance(error, DeadKernelError):

@@ -117,7 +117,10 @@ def test_a_batch_that_does_not_fit_is_told_with_the_one_that_may():
         fit(Large(1, 4, 1), blobs(), "segmentation", steps=1, batch_size=6, learning_rate=0.02, seed=0)
 
 
-@pytest.mark.parametrize(("checkpoints", "steps"), [(None, [8]), (1, [8]), (2, [4, 8]), (100, list(range(1, 9)))])
+CHECKPOINTS = [(None, [8]), (0, []), (1, [8]), (2, [4, 8]), (100, list(range(1, 9)))]
+
+
+@pytest.mark.parametrize(("checkpoints", "steps"), CHECKPOINTS)
 def test_the_history_has_as_many_lines_as_asked_and_they_change_nothing_else(checkpoints, steps):
     model = tiny()
     options = {"steps": 8, "batch_size": 4, "learning_rate": 0.02, "seed": 0}

@@ -215,7 +215,7 @@ class Experiment:
         table, record = self.store.table(key, measured)
         for each in of:
             networks.note(self, each)
-        self.note(of[0] if of else {}, made, record)
+        self.note(key, of[0] if of else {}, made, record)
         return table, record
 
     @contextlib.contextmanager
@@ -231,12 +231,12 @@ class Experiment:
             cost["megabytes"] = round(torch.cuda.max_memory_allocated() / 1e6)
         cost |= {"seconds": time.perf_counter() - began, "made": provenance(self.device)}
 
-    def note(self, of: Key, made: str, record: dict) -> None:
-        """Keep for `provenance` what was made, of which network, from which start, where and when."""
+    def note(self, key: Key, of: Key, made: str, record: dict) -> None:
+        """Keep for `provenance` what was made, of which network, from which start, where and when; each result once."""
         words = {"made": made} | {name: of.get(name) for name in ("network", "normalisation", "start", "seed")}
         where = {name: record["made"][name] for name in ("commit", "date", "device", "torch")}
         cost = {"seconds": round(record["seconds"], 1), "megabytes": record.get("megabytes")}
-        self._used[f"{made} {digest(of)}"] = words | cost | where
+        self._used[digest(key)] = words | cost | where
 
     @property
     def stamp(self) -> Words:
@@ -244,7 +244,10 @@ class Experiment:
         made = self.store.made if self.edition else provenance(self.device)
         threads = f", threads: {self.machine['threads']}" if self.machine["threads"] else ""
         changed = MEANINGLESS.get(self.profile.name, "")
-        changed += "".join(f", {name} {value}" for name, value in self.overrides.items())
+        changed += "".join(
+            f", {name} {value:.4g}" if isinstance(value, float) else f", {name} {value}"
+            for name, value in self.overrides.items()
+        )
         data = [
             f"{each['data set']} {each['origin']} ({each['patients']} patients)"
             for each in (self.facts(name) for name in {**self._facts, **self._slices} if name != TEXTURES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,7 +25,7 @@ class Part(NamedTuple):
 RANKED = "sources to be ranked, by fine-tuning on so many draws"
 # What chapter 9 measures; what has rest or 1 is thinned where the profile's rest_seeds is below its grid_seeds.
 PARTS = {
-    "kernels from the source": Part("grid", "two of grid"),
+    "kernels from the source": Part("grid", "grid"),
     "kernels from the untrained start": Part("grid", 1),
     "kernels from random donors": Part("grid", "rest"),
     "kernels from another seed": Part("grid", "rest"),
@@ -54,10 +53,9 @@ def seeds(run: Experiment, part: str) -> tuple[list[int], list[int]]:
 
 
 def _count(run: Experiment, many: str | int) -> int:
-    """A number as it is; grid or rest: of the profile's seeds; two or rest: the larger; two of grid: at most all."""
-    if many in ("two or rest", "two of grid"):
-        most = run.profile.grid_seeds if many == "two of grid" else math.inf
-        return min(max(2, run.profile.rest_seeds), most)
+    """A number as it is; grid or rest: of the profile's seeds; two or rest: the larger."""
+    if many == "two or rest":
+        return max(2, run.profile.rest_seeds)
     return many if isinstance(many, int) else getattr(run.profile, f"{many}_seeds")
 
 
@@ -99,7 +97,7 @@ def thinned(run: Experiment) -> pd.DataFrame:
     whole, rows = run.profile.grid_seeds, []
     for part, numbers in PARTS.items():
         targets, sources = (_count(run, each) for each in numbers)
-        fewer = targets < whole or (numbers.sources in ("rest", "two or rest", "two of grid") and sources < whole)
+        fewer = targets < whole or (numbers.sources in ("rest", "two or rest") and sources < whole)
         if part not in WHOLE and fewer:
             rows.append((part, targets, sources, whole))
     missing = [name for name in NETWORKS if name not in ranked_networks(run)]

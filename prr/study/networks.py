@@ -122,7 +122,7 @@ def trained(run: Experiment, key: Key) -> nn.Module:
 def note(run: Experiment, key: Key) -> None:
     """Keep for `provenance` that a network of the store was used; one that has been cleaned away can't tell."""
     if record := run.store.record("networks", key):
-        run.note(key, key["task"] + (f", {key['patients']} patients" if "patients" in key else ""), record)
+        run.note(key, key, key["task"] + (f", {key['patients']} patients" if "patients" in key else ""), record)
 
 
 def begin(run: Experiment, key: Key) -> nn.Module:

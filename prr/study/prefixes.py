@@ -229,7 +229,7 @@ def trained(model: nn.Module, data: Slices, key: Key, progress: bool) -> pd.Data
     """DataFrame[patient, dice] on the validation patients after training in place."""
     options = {name: key[name] for name in ("steps", "batch_size", "learning_rate")}
     training.fit(
-        model, data, key["task"], seed=derived(key["seed"], key["table"]), progress=progress, checkpoints=1, **options
+        model, data, key["task"], seed=derived(key["seed"], key["table"]), progress=progress, checkpoints=0, **options
     )
     if not all(value.isfinite().all() for value in model.state_dict().values()):
         raise NetworkError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -97,8 +98,8 @@ def fit(
         learning_rate: at the first step.
         seed: of the order of the slices and of the augmentation.
         progress: show a bar on stderr.
-        checkpoints: about so many lines the history has, each of which costs a pass over the validation part; None:
-            one in APART steps, CHECKPOINTS at most.
+        checkpoints: about so many lines the history has, each of which costs a pass over the validation part; 0: none;
+            None: one in APART steps, CHECKPOINTS at most.
 
     Returns:
         DataFrame[step, loss, validation]: mean training loss since the last line, and on the validation part the mean
@@ -119,7 +120,8 @@ def fit(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     augment = v2.RandomAffine(15, (0.05, 0.05), (0.9, 1.1), fill={tv_tensors.Image: float(images.min()), "others": 0})
     history, total = [], torch.zeros((), device=device)
-    every = max(steps // (checkpoints or min(CHECKPOINTS, max(1, steps // APART))), 1)
+    lines = min(CHECKPOINTS, max(1, steps // APART)) if checkpoints is None else checkpoints
+    every = max(steps // lines, 1) if lines else math.inf
     with torch.random.fork_rng(), fitting(batch_size):  # the transforms draw from the global generator
         torch.manual_seed(seed)
         batches = orders(len(images), batch_size, seed)
@@ -129,7 +131,7 @@ def fit(
             image, mask = image.as_subclass(Tensor), mask.as_subclass(Tensor).long()
             total += advance(model, optimiser, LOSSES[task], image, mask, given(image, task))
             schedule.step()
-            if step % every == 0 or step == steps:
+            if step % every == 0 or (lines and step == steps):
                 since = step - (history[-1][0] if history else 0)
                 history.append((step, total.item() / since, validate(model, data.validation, task)))
                 total.zero_()

@@ -241,7 +241,7 @@ def _trained_dice(model: nn.Module, data: Slices, key: Key, progress: bool) -> p
     options = {name: key[name] for name in ("steps", "batch_size", "learning_rate")}
     if any(parameter.requires_grad for parameter in model.parameters()):  # a list may freeze all: scored as loaded
         training.fit(
-            model, data, key["task"], seed=derived(key["seed"], "transfer"), progress=progress, checkpoints=1, **options
+            model, data, key["task"], seed=derived(key["seed"], "transfer"), progress=progress, checkpoints=0, **options
         )
     if not all(value.isfinite().all() for value in model.state_dict().values()):
         raise NetworkError(
