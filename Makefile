@@ -6,8 +6,9 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 PROFILE ?= quick
-NAME ?= cuda
 BIN := .venv/bin
+# a variable of the command line alone, else a default: some systems export NAME
+given = "$(if $(filter command line,$(origin $(1))),$($(1)),$(2))"
 
 # Tests run on phantoms, whatever data sets the user has, with a store of their own; the book build at the end finds there
 # what the chapters trained under nbval. One thread for each of two workers, where a profile doesn't say otherwise.
@@ -30,7 +31,8 @@ book: .venv/.book ## execute the chapters and build the book at build/<profile>/
 		$(CHAPTERS:%=--chapters %) $(if $(DEVICE),--device "$(DEVICE)") $(SET:%=--set "%") $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
 
 edition: .venv/.book ## compute the edition NAME on a CUDA device: results that any machine can render, in data/editions
-	$(JOBS:%=PRR_JOBS=%) $(BIN)/python -m prr edition "$(NAME)" $(SET:%=--set "%") $(if $(MINUTES),--minutes "$(MINUTES)")
+	$(JOBS:%=PRR_JOBS=%) $(SCHEDULER:%=PRR_SCHEDULER=%) $(BIN)/python -m prr edition $(call given,NAME,cuda) \
+		--profile $(call given,PROFILE,paper) $(SET:%=--set "%") $(if $(MINUTES),--minutes "$(MINUTES)")
 
 test: .venv/.tests lint ## everything: lint, unit tests, every chapter under nbval, a book build with -W
 	rm -rf $(TESTED)

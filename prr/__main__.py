@@ -89,6 +89,8 @@ def book(
     profiles.profile(profile)  # refuses an unknown one before it becomes a folder's name
     numbers = " ".join(chapters).replace(",", " ").split()
     parameters = _values(settings) | ({"device": device} if device else {})
+    if "edition" in parameters:
+        raise OptionError(f"--set edition={parameters['edition']}: give it as --edition")
     chosen = click.get_current_context().get_parameter_source("profile") != click.core.ParameterSource.DEFAULT
     if edition and (parameters or chosen or dry_run or prepare):
         raise OptionError(f"--edition {edition}: expected no other scale, device or way to build beside it")
@@ -152,7 +154,7 @@ def edition(
     from prr import recording
 
     where = {"folder": folder} if folder else {}
-    made = recording.record(name, profile, device=device, minutes=minutes, **where, **_values(settings))
+    made = recording.record(name, profile, device=device, minutes=minutes, parameters=_values(settings), **where)
     if made is None:
         click.echo(f"edition {name}: not finished yet; what is computed is kept: run the command again to go on")
         sys.exit(3)
@@ -372,7 +374,7 @@ def claims(profile: str, settings: tuple[str, ...], csv: Path | None, leaves: bo
     from prr.study import Experiment, ledger
     from prr.study.results import Results
 
-    results = Results(Experiment(profile, **_values(settings)))
+    results = Results(Experiment.from_parameters({"profile": profile, **_values(settings)}))
     table, single = ledger.ledger(results), ledger.leaves(results)
     for row in table.itertuples():
         here = f" (here {row.here})" if row.verdict == ledger.ANALOGUE else ""

@@ -21,7 +21,7 @@ from pathlib import Path
 from joblib import Parallel, cpu_count, delayed
 
 from prr.errors import BookError, OptionError
-from prr.study.edition import FIGURE, Edition
+from prr.study.edition import FIGURE, FOLDER, Edition
 from prr.study.jobs import workers_given
 
 PACKAGE = Path(__file__).resolve().parent
@@ -69,7 +69,8 @@ def build(
     """
     shown = Edition(edition) if edition else None
     if shown:
-        profile, parameters = shown.parameters["profile"], {"edition": edition, **(parameters or {})}
+        place = shown.name if shown.folder.parent == FOLDER else str(shown.folder)
+        profile, parameters = shown.parameters["profile"], {"edition": place, **(parameters or {})}
     given = all_given(profile, parameters)
     notebooks = select(root, chapters)
     for notebook in notebooks:  # all of them, before the first one trains for an hour
@@ -87,10 +88,9 @@ def build(
         for notebook in notebooks:
             if notebook not in changed:
                 print(f"{notebook.stem}: unchanged", flush=True)
-        # side by side, each in a kernel of its own: what takes long has been made by now
-        jobs = (delayed(execute)(notebook, given, out) for notebook in changed)
-        done = Parallel(workers_given() or cpu_count(), prefer="threads", return_as="generator_unordered")(jobs)
-        for line in done:
+        # side by side, for what takes long has been made by now; in processes, for each works in the chapters' folder
+        jobs = (delayed(execute)(notebook, given, out, folders()) for notebook in changed)
+        for line in Parallel(workers_given() or cpu_count(), return_as="generator_unordered", batch_size=1)(jobs):
             print(line, flush=True)
         return render([notebook.name for notebook in notebooks], root, out, shown)
 
@@ -179,10 +179,18 @@ def check_declared(notebook: Path, given: dict) -> None:
         )
 
 
-def execute(notebook: Path, given: dict, out: Path) -> str:
-    """Execute one chapter into out/chapters; returns what to tell about it."""
+def folders() -> dict[str, str]:
+    """The variables that name folders, as they are set."""
+    return {name: os.environ[name] for name in PATHS if os.environ.get(name)}
+
+
+def execute(notebook: Path, given: dict, out: Path, where: dict[str, str]) -> str:
+    """Execute one chapter into out/chapters with these `folders`; returns what to tell about it."""
     import nbformat
 
+    for name in PATHS:  # a worker may have been started under others
+        os.environ.pop(name, None)
+    os.environ |= where
     finished = out / "chapters" / notebook.name
     running = out / "running" / notebook.name
     _run(notebook, running, given, out / "failed" / notebook.name)
@@ -271,6 +279,7 @@ def _make_publishable(chapter, fingerprint: str) -> None:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
         if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.source = "\n".join(f"{name} = {value!r}" for name, value in shown.items())
             cell.metadata.tags.append("remove-cell")
 
 

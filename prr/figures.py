@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 from torch import nn
@@ -381,6 +381,9 @@ def way(table: pd.DataFrame, names: dict[str, str], *, note: str = "") -> Figure
     axis.plot([], [], "o", color="0.4", fillstyle="none", label="hollow: source trained otherwise")
     axis.axhline(0, color="0.4", linewidth=1)
     axis.set(xscale="log", xlabel="relative RMSE, mean over kernels")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_ylabel("drop of foreground Dice,\nmean over kernels")
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return _finish(figure, [axis], note)

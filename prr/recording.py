@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from prr import book, figures
 from prr.errors import BookError, OptionError
@@ -29,8 +31,8 @@ STAND_IN = "stand-in"  # how the name of an edition begins that is not computed 
 
 
 def record(
-    name: str, profile: str = "paper", *, device: str = "cuda", minutes: float | None = None, root: Path = book.ROOT,
-    folder: Path = edition.FOLDER, **parameters: Any,
+    name: str, profile: str = "paper", *, device: str = "cuda", parameters: dict[str, Any] | None = None,
+    minutes: float | None = None, root: Path = book.ROOT, folder: Path = edition.FOLDER,
 ) -> edition.Edition | None:  # fmt: skip
     """Compute an edition and write it, whole or not at all.
 
@@ -38,17 +40,18 @@ def record(
         name: of the folder.
         profile: its scale.
         device: cuda; another one makes a stand-in for tests, whose name has to say so.
+        parameters: others of the chapters: seed, data_root and any field of `Profile`.
         minutes: begin no more jobs after so many; what is finished stays in the store, so the next call goes on.
         root: the folder of _toc.yml and book/.
         folder: where editions lie.
-        parameters: seed, data_root and any field of `Profile`.
 
     Returns:
         The edition; None where time was up before all was computed.
 
     Raises:
-        OptionError: the device is not there, or a name that is not fit for it.
-        BookError: a cell of a chapter failed.
+        OptionError: the device is not there, a name that is not fit for it, or an unknown parameter.
+        BookError: there are no chapters, or a cell of one failed.
+        OSError: nothing can be written to the folder.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise OptionError(f"edition {name}: expected a CUDA device, found none; make it where there is one")
@@ -57,17 +60,27 @@ def record(
             f"edition {name!r} on {device}: expected letters, digits and hyphens, none of {', '.join(TAKEN)}, "
             f"beginning with {STAND_IN} unless the device is cuda, for readers would take it for results"
         )
-    run = Experiment(profile, device=device, **parameters)
+    given = {"profile": profile, "device": device, **(parameters or {})}
+    run, notebooks = Experiment.from_parameters(given), book.select(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()  # now, and not after hours
     if not plan.prepare(run, until=None if minutes is None else time.perf_counter() + 60 * minutes):
         return None
-    results = read_by(book.select(root), {"profile": profile, "device": device, **parameters})
+    results = read_by(notebooks, given)
     stamp = {
-        "name": name, "profile": profile, "seed": run.seed, "overrides": run.overrides, "machine": run.machine,
+        "name": name, "profile": run.profile.name, "seed": run.seed, "overrides": run.overrides, "machine": run.machine,
         "recipes": run.recipes, "made": made(device),
     }  # fmt: skip
+    return edition.write(folder / name, results, stamp, main_figure(run))
+
+
+def main_figure(run: Experiment) -> Figure:
+    """The answer of chapter 8, for the first page."""
     small, table = grid.scaled(run), architecture.cells(architecture.table(run))
+    small.described("acdc")  # for the stamp
     names = {each: NAMES[each] for each in CONNECTIONS}
-    return edition.write(folder / name, results, stamp, figures.cells(table, names, note=small.stamp))
+    note = f"distance {architecture.DISTANCE:g} where equal · {small.stamp}"
+    return figures.cells(table, names, note=note)
 
 
 def read_by(notebooks: Sequence[Path], parameters: dict[str, Any]) -> dict[Path, Key]:

@@ -368,6 +368,7 @@ def test_an_edition_says_on_every_page_what_it_is_and_ends_with_the_ledger(toy, 
     assert "figure.png" in pages["index"]
     order = re.findall(r'toctree-l1.*?href="([\w.]+)"', pages["index"])
     assert order == ["01_one.html", "08_more.html", "run_times.html", "07_verdict.html"]
+    assert str(toy) not in "".join(page.read_text() for page in (index.parent / "_sources").glob("*.ipynb"))
     assert "smoke, seed 0, steps 3" in (index.parent / "run_times.html").read_text()
 
 

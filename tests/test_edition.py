@@ -84,7 +84,7 @@ def test_what_is_read_is_what_the_run_gave(live, replay, monkeypatch, name):
         assert (str(found), found.made) == (str(expected), expected.made)
         pd.testing.assert_frame_equal(found.plan(), expected.plan(), check_dtype=False)
         found, expected = found.layers, expected.layers
-    pd.testing.assert_frame_equal(found, expected, rtol=1e-6)
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
 
 
 def test_where_it_was_made_and_what_it_cost_is_told_again(live, replay):
@@ -154,8 +154,9 @@ def test_what_is_called_once_is_kept_as_table_or_verdict(live, results, tmp_path
     assert str(calls["digits"](replay)) == str(expected["digits"])
 
 
-def test_a_picture_beside_an_edition_is_of_a_phantom(replay, monkeypatch, tmp_path):
+def test_a_picture_beside_an_edition_is_of_a_phantom_whatever_data_are_named(replay, monkeypatch, tmp_path):
     monkeypatch.setenv("PRR_STORE", str(tmp_path))
+    monkeypatch.setenv("PRR_ACDC", str(tmp_path / "real"))
     shown = replay.pictured("acdc")
     assert shown.phantom
     assert "a phantom" in shown.name
@@ -222,7 +223,7 @@ def test_an_edition_that_is_not_there_is_told():
 def test_a_write_that_fails_leaves_the_edition_that_was_there(live, results, tmp_path, monkeypatch):
     folder = tmp_path / "stand-in"
     edition.write(folder, results, stamp_of(live, note="first"), Figure())
-    monkeypatch.setattr(edition, "DIGITS", 2)  # so that numbers do not come back
+    monkeypatch.setitem(edition.FROM_TEXT, "float", lambda text: 0.5)
     with pytest.raises(DataError, match="does not come back as it was"):
         edition.write(folder, results, stamp_of(live, note="second"), Figure())
     assert edition.Edition(folder).stamp["note"] == "first"
@@ -282,8 +283,33 @@ def test_when_time_is_up_nothing_is_written_and_the_command_says_so(tmp_path, mo
     done = CliRunner().invoke(main, [*arguments, "--folder", str(tmp_path / "editions")])
     assert done.exit_code == 3
     assert "not finished yet" in done.output
-    assert not (tmp_path / "editions").exists()
+    assert not list((tmp_path / "editions").iterdir())
     assert not list(tmp_path.rglob("networks/*"))
+
+
+@pytest.mark.parametrize("given", [{"store": "x"}, {"make": True}, {"profile": "tiny"}, {"edition": "other"}])
+def test_what_no_chapter_takes_is_refused_before_anything_is_computed(given, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "prepare", None)
+    with pytest.raises((OptionError, DataError)):
+        recording.record("stand-in", "smoke", device="cpu", folder=tmp_path, parameters=given)
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_computed(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "prepare", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        recording.record("stand-in", "smoke", device="cpu", folder=tmp_path / "file")
+
+
+def test_an_edition_is_found_by_a_relative_path_too(made, monkeypatch):
+    monkeypatch.chdir(made.folder.parent)
+    assert edition.Edition("./stand-in/").name == "stand-in"
+
+
+def test_variants_of_an_edition_read_its_files_once(replay, monkeypatch):
+    read(replay, "sweep")
+    monkeypatch.setattr(pd, "read_csv", None)
+    read(replay.variant(seed=0).stored(), "sweep")
 
 
 def test_a_chapter_that_fails_is_named(toy, monkeypatch):

@@ -48,7 +48,7 @@ def test_a_cluster_gives_what_one_process_gives_bit_for_bit(tmp_path, cluster, m
     prepare(Experiment("smoke", store=tmp_path / "alone", device="cpu"), "03")
     ours, alone = (results(tmp_path / name) for name in ("cluster", "alone"))
     assert ours[1] == alone[1]
-    assert len(alone[1]) == 3 + 2  # sweeps; Dice and RMSE
+    assert len(alone[1]) == 4 + 2  # sweeps, one of them the control; Dice and RMSE
     assert ours[0].keys() == alone[0].keys()
     assert len(alone[0]) == 4
     for name, tensors in alone[0].items():

@@ -32,8 +32,9 @@ from prr.study.store import UNREADABLE, Key, Store, digest
 SCHEMA = 1
 FOLDER = Path(__file__).parents[2] / "data" / "editions"
 NETWORKS, DATA = "history", "data"  # tables of what is no table in a store
-DIGITS, EXACT = 7, 5e-7  # significant ones of what is written, and so the relative error of reading it
 FIGURE = "figure.png"
+# types of columns, read to the last digit
+FROM_TEXT = {"float": lambda text: float(text or "nan"), "int": int, "bool": "True".__eq__, "text": str}
 LIVE = ("files", "readers")  # of a key of the data: where the data lay
 ZIPPED = {"method": "gzip", "mtime": 0}  # the same bytes for the same table
 
@@ -42,19 +43,22 @@ class Edition(Store):
     """The results of one edition.
 
     Args:
-        name: of a folder in data/editions, or its path.
+        name: of a folder in data/editions, or a path, which has a slash.
 
     Raises:
         DataError: it is not there, not whole, or of another schema.
     """
 
     def __init__(self, name: str | Path):
-        folder = Path(name) if Path(name).is_absolute() else FOLDER / name
+        folder = Path(name).absolute() if {"/", os.sep} & set(str(name)) else FOLDER / name
         super().__init__(folder, make=False)
         self.name = folder.name
         if not (folder / "edition.json").is_file():
-            there = sorted(path.parent.name for path in FOLDER.glob("*/edition.json"))
-            raise DataError(f"edition {name}: expected one of {', '.join(there) or 'none: none has been made yet'}")
+            there = ", ".join(sorted(path.parent.name for path in FOLDER.glob("[!.]*/edition.json")))
+            raise DataError(
+                f"edition {name}: expected one of {there or 'none, for none is kept here yet'}, or the path of a "
+                "folder with edition.json, found neither"
+            )
         self.stamp = self._read(lambda: json.loads((folder / "edition.json").read_text(encoding="utf-8")))
         if self.stamp.get("schema") != SCHEMA:
             raise DataError(
@@ -193,14 +197,9 @@ class Edition(Store):
         return {}
 
     def _load(self, table: str) -> dict[str, pd.DataFrame]:
-        columns = self.stamp["columns"][table]
-        numbers = {name: dtype for name, dtype in columns.items() if dtype in ("float64", "int64")}
-        whole = pd.read_csv(
-            self.folder / file_of(table), dtype=dict.fromkeys(["result", *columns], str) | numbers,
-            keep_default_na=False, na_values={name: [""] for name in numbers},
-        )  # fmt: skip
-        for name in (name for name, dtype in columns.items() if dtype == "bool"):
-            whole[name] = whole[name] == "True"
+        whole = pd.read_csv(self.folder / file_of(table), dtype=str, keep_default_na=False)
+        for name, dtype in self.stamp["columns"][table].items():
+            whole[name] = [FROM_TEXT[dtype](text) for text in whole[name]]
         return {
             result: part.drop(columns="result").reset_index(drop=True)
             for result, part in whole.groupby("result", sort=False)
@@ -244,6 +243,7 @@ def write(folder: Path, results: Mapping[Path, Key], stamp: dict[str, Any], figu
         else:
             continue
         records[result] = record | {"key": {name: value for name, value in key.items() if name not in LIVE}}
+    folder = folder.absolute()
     draft = folder.with_name(f".{folder.name}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -253,25 +253,28 @@ def write(folder: Path, results: Mapping[Path, Key], stamp: dict[str, Any], figu
         whole = whole[["result", *whole.columns.drop("result")]]
         columns[table] = {name: _dtype(whole[name]) for name in whole.columns.drop("result")}
         options = {"compression": ZIPPED} if file_of(table).endswith(".gz") else {}
-        whole.to_csv(draft / file_of(table), index=False, float_format=f"%.{DIGITS}g", **options)
+        whole.to_csv(draft / file_of(table), index=False, **options)
     lines = ",\n".join(f"{json.dumps(result)}: {json.dumps(record)}" for result, record in records.items())
     (draft / "records.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
     stamp = {"schema": SCHEMA, **stamp, "columns": columns}
     (draft / "edition.json").write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
-    figure.savefig(draft / FIGURE, dpi=120, metadata={"Software": None})
-    _check_whole(Edition(draft.absolute()), tables)
+    figure.savefig(draft / FIGURE, dpi=120, bbox_inches="tight", metadata={"Software": None})
+    try:
+        _check_whole(Edition(draft), tables)
+    except DataError:
+        shutil.rmtree(draft)
+        raise
     old = folder.with_name(f".{folder.name}-old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.replace(folder, old)
     os.replace(draft, folder)
     shutil.rmtree(old, ignore_errors=True)
-    return Edition(folder.absolute())
+    return Edition(folder)
 
 
 def _dtype(column: pd.Series) -> str:
-    kind = column.dtype.kind
-    return {"f": "float64", "i": "int64", "u": "int64", "b": "bool"}.get(kind, "text")
+    return {"f": "float", "i": "int", "u": "int", "b": "bool"}.get(column.dtype.kind, "text")
 
 
 def _check_whole(edition: Edition, tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> None:
@@ -279,8 +282,7 @@ def _check_whole(edition: Edition, tables: Mapping[str, Mapping[str, pd.DataFram
         for result, part in parts.items():
             try:
                 pd.testing.assert_frame_equal(
-                    edition._table(table, result)[list(part.columns)], part, check_dtype=False, rtol=EXACT,
-                    atol=np.finfo(float).tiny,
-                )  # fmt: skip
+                    edition._table(table, result), part, check_dtype=False, check_exact=True
+                )
             except AssertionError as error:
                 raise DataError(f"edition {edition.name}: {table} does not come back as it was: {error}") from error

@@ -152,12 +152,14 @@ def once(run: Experiment, what: str, function: Callable[..., T], *arguments: Any
 
     Args:
         run: gives scale, seed and store; all that is made of the example networks is made again if one of them changes.
-        what: names the result; no two calls with the same name.
+        what: names the result; another call, or one with other numbers, needs another name.
         function: returns a table or a verdict.
         arguments: example networks and their data.
     """
     key = {"table": f"example {what}", "networks": [digest(_key(run, name)) for name in NETWORKS]}
-    key |= {"images": run.profile.example_images, "recipe": [run.recipes[each] for each in ("reuse", "verdict")]}
+    key |= {"images": run.profile.example_images, "function": function.__qualname__}
+    key |= {"given": [list(each) if isinstance(each, dict) else type(each).__name__ for each in arguments]}
+    key |= {"recipe": [run.recipes[each] for each in ("reuse", "verdict", "measures")]}
 
     def make() -> tuple[pd.DataFrame, dict]:
         found = function(*arguments)

@@ -67,6 +67,7 @@ class Experiment:
     model = networks.model
     history = networks.history
     start = networks.start
+    untrained = networks.untrained
     key = networks.key
     parameters = measures.parameters
     dice = measures.dice
@@ -152,6 +153,8 @@ class Experiment:
         """The same experiment with some overrides changed."""
         other = Experiment(**self.settings | overrides)
         other._used = self._used  # one page, one table of provenance
+        if self.edition:
+            other.store = self.store  # whose files are read once
         return other
 
     def stored(self) -> Experiment:

@@ -68,9 +68,9 @@ def pictured(run: Experiment, name: str) -> Slices:
     """Slices to show: of the validation patients; beside an edition, which keeps no images, of a small phantom."""
     if not run.edition:
         return run.slices(name).validation
-    few = {f"{each}_patients": FEW for each in READERS}
-    phantom = type(run)(run.profile.name, seed=run.seed, **run.overrides | few).slices(name).validation
-    return dataclasses.replace(phantom, name=f"{phantom.name}, a phantom (an edition keeps no images)")
+    root = phantom(Store(), name, FEW).parent  # named, so that no real data set takes its place
+    shown = type(run)(run.profile.name, data_root=root, **run.overrides).slices(name).validation
+    return dataclasses.replace(shown, name=f"{shown.name}, a phantom (an edition keeps no images)")
 
 
 def described(run: Experiment, *names: str) -> pd.DataFrame:

@@ -67,8 +67,11 @@ def together(calls: Sequence[Call], until: float | None = None) -> bool:
 
 def lacks(run: Experiment, method: str, arguments: dict[str, Any]) -> bool:
     """Whether the store has not got the result of a call."""
+    reader = run.stored()
     try:
-        getattr(run.stored(), method)(**arguments)
+        if method == "model":
+            return not reader.store.holds("networks", reader.key(**arguments))
+        getattr(reader, method)(**arguments)
     except MissingError:
         return True
     return False

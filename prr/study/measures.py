@@ -39,7 +39,7 @@ def calls(run: Experiment, *numbers: str) -> list[Call]:
 def parameters(run: Experiment, network: str) -> pd.DataFrame:
     """`prr.parameter_table` of a network at the profile's size; it needs no training."""
     size = run.profile.size
-    return parameter_table(run.start(network), torch.zeros(1, 1, size, size, device=run.device))
+    return parameter_table(run.untrained(network), torch.zeros(1, 1, size, size))
 
 
 def dice(run: Experiment, network: str, dataset: str = "acdc", start: str | None = None) -> pd.DataFrame:

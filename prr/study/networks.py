@@ -66,6 +66,11 @@ def start(
     return begun.to(run.device, memory_format=torch.channels_last).eval()
 
 
+def untrained(run: Experiment, network: str) -> nn.Module:
+    """A network of the run's width as it was never used, for its layers alone; on the CPU, in eval mode."""
+    return random(network, getattr(run.profile, f"{SIZED_AS[network]}_width"), 0).eval()
+
+
 def key(
     run: Experiment, network: str, dataset: str = "acdc", task: str = "segmentation", start: Start | None = None,
     seed: int | None = None, patients: int | None = None, common: int | None = None, **scale: float,

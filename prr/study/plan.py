@@ -105,6 +105,8 @@ def waves(run: Experiment, *numbers: str) -> list[list[Call]]:
         else (run.variant(normalisation=normalisation), "sweep", {"network": network, "layers": [1]})
         for network, normalisation in swept
     ]
+    if "03" in numbers:  # its control: the target by itself
+        sweeps.append((run, "sweep", {"network": "unet", "layers": [1], "source": ("acdc", "segmentation")}))
     by_source, verdicts = measurements(run) if "07" in numbers else (measures.calls(run, *numbers), [])
     apart = sources.calls(run) if "05" in numbers and "07" not in numbers else []
     rows = transfer.calls(run) if "06" in numbers else []

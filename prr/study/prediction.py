@@ -177,7 +177,8 @@ def fine_tuned(run: Experiment, network: str, seed: int, label: str, drawn: int)
     """
     giver, few = candidates(run, seed)[label], run.profile.few_patients
     key = run.key(network, "acdc", "segmentation", "independent", drawn, few, steps=grid.short(run))
-    key |= {"table": "fine-tuned", "source": digest(run.key(network, **giver))}
+    source = run.key(network, **giver)
+    key |= {"table": "fine-tuned", "source": digest(source)}
     key |= {"fine-tuned recipe": [run.recipes["prefixes"], run.recipes["reuse"]]}
 
     def make() -> tuple[pd.DataFrame, dict]:
@@ -187,7 +188,7 @@ def fine_tuned(run: Experiment, network: str, seed: int, label: str, drawn: int)
         model = prefixes.loaded(model, run.model(network, **giver), example, behind, "source", False)
         return prefixes.trained(model, data, key, run.progress), {}
 
-    found = run.kept(key, [key], "fine-tuned on few patients", make)[0]
+    found = run.kept(key, [key, source], "fine-tuned on few patients", make)[0]
     labels = {"network": network, "target": seed, "label": label, "drawn": drawn}
     return pd.DataFrame(labels, found.index).join(found)
 
@@ -351,7 +352,7 @@ def distances(run: Experiment, network: str, seed: int) -> pd.DataFrame:
         return table[columns], {}
 
     key = {"table": "distances", "recipe": run.recipes["prediction"], "networks": [digest(each) for each in keys]}
-    found = run.kept(key, keys[:1], "distances", make)[0]
+    found = run.kept(key, keys, "distances", make)[0]
     return pd.DataFrame({"network": network, "target": seed}, found.index).join(found)
 
 

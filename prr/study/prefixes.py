@@ -122,7 +122,7 @@ def jointly(run: Experiment, network: str, seed: int) -> pd.DataFrame:
     key = {"table": "jointly", "tolerance": TOLERANCE}
     key |= {"recipe": [run.recipes[each] for each in ("prefixes", "reuse", "donors")]}
     key |= {"every": run.profile.grid_every, "networks": [digest(each) for each in keys]}
-    found = run.kept(key, keys[:1], "joint transplants", make)[0]
+    found = run.kept(key, keys, "joint transplants", make)[0]
     return pd.DataFrame({"network": network, "target": seed}, found.index).join(found)
 
 
@@ -198,7 +198,8 @@ def prefix(run: Experiment, network: str, seed: int, prefix: str, n: int) -> pd.
     key = run.key(network, "acdc", "segmentation", "independent", seed, steps=grid.short(run))
     key |= {"table": "prefix", "prefix": prefix if n else NOTHING, "n": n}
     key |= {"prefix recipe": [run.recipes["prefixes"], run.recipes["reuse"]]}
-    key |= {"source": digest(run.key(network, **source[giver]))} if giver and n else {}
+    given = [run.key(network, **source[giver])] if giver and n else []
+    key |= {"source": digest(given[0])} if given else {}
 
     def make() -> tuple[pd.DataFrame, dict]:
         model = fresh(run, network, "prefix", seed)
@@ -206,7 +207,7 @@ def prefix(run: Experiment, network: str, seed: int, prefix: str, n: int) -> pd.
         model = loaded(model, other, run.slices("acdc").images[:1].to(run.device), n, giver, frozen)
         return trained(model, run.slices("acdc"), key, run.progress), {}
 
-    found = run.kept(key, [key], f"{prefix}, {n} layers", make)[0]
+    found = run.kept(key, [key, *given], f"{prefix}, {n} layers", make)[0]
     return pd.DataFrame({"network": network, "target": seed, "prefix": prefix, "n": n}, found.index).join(found)
 
 

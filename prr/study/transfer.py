@@ -231,7 +231,8 @@ def run_row(
             model = reuse.apply_plan(model, _source(run, network, source, seed), plan)
         return _trained_dice(model, data, key, run.progress), {}
 
-    scores, _ = run.kept(key, [key], f"transfer row {row}, {patients} patients", make)
+    given = [run.key(network, *source.split(), seed=seed)] if " " in source else []
+    scores, _ = run.kept(key, [key, *given], f"transfer row {row}, {patients} patients", make)
     run_of = {"network": network, "parameters": parameters, "patients": patients, "row": row, "label": label}
     return pd.DataFrame(run_of | {"source": source, "frozen": frozen, "seed": seed}, scores.index).join(scores)
 

@@ -112,7 +112,7 @@ def drops(
     key = {"table": "drops", "kinds": list(kinds), "donor": donor, "amount": amount, "every": every}
     key |= {"seed": run.seed} if donor in donors.DRAWN else {}
     key |= {"recipe": [run.recipes["reuse"], run.recipes["donors"]], "pair": [digest(judged), digest(giver)]}
-    return run.kept(key, [judged], f"drops by {donor}", make)[0]
+    return run.kept(key, [judged, giver], f"drops by {donor}", make)[0]
 
 
 def joint(run: Experiment, network: str) -> pd.DataFrame:
@@ -153,7 +153,7 @@ def judge(run: Experiment, network: str, patients: int | None = None) -> Verdict
 
     key = {"table": "verdict", "network": network, "recipe": [run.recipes["reuse"], run.recipes["verdict"]]}
     key |= {"seed": run.seed, "networks": [digest(each) for each in keys.values()]}
-    return unpacked(*run.kept(key, [keys[TARGET]], "verdict", make))
+    return unpacked(*run.kept(key, list(keys.values()), "verdict", make))
 
 
 def packed(verdict: Verdict) -> tuple[pd.DataFrame, dict]:
