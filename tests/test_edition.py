@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import prr
-from prr import recording
+from prr import recording, reuse
 from prr.__main__ import main
 from prr.errors import BookError, DataError, MissingError, OptionError
 from prr.study import Experiment, edition, examples, experiment, plan, training
+from prr.study.paper import KINDS
 from prr.study.store import reading
 from prr.verdict import Verdict
 
@@ -208,6 +209,14 @@ def test_another_schema_is_refused_and_an_older_revision_is_told(made, tmp_path)
     assert "another revision than the text and the code (reuse)" in made.notice(experiment.recipes() | {"reuse": 99})
 
 
+def test_an_edition_of_an_older_revision_still_gives_what_it_has(made, replay, monkeypatch):
+    before = read(replay, "sweep")
+    monkeypatch.setattr(reuse, "RECIPE", reuse.RECIPE + 1)
+    assert made.older(experiment.recipes()) == ["reuse"]
+    again = Experiment(edition=made.folder, **made.parameters)
+    pd.testing.assert_frame_equal(read(again, "sweep"), before)
+
+
 @pytest.mark.parametrize("file", ["edition.json", "records.json", "sweep.csv.gz"])
 def test_a_damaged_edition_is_told_by_name(made, tmp_path, file):
     folder = broken(made, tmp_path, file, lambda content: content[: len(content) // 2])
@@ -241,6 +250,33 @@ def test_the_cost_of_each_kind_of_job_is_summed(made):
     assert jobs.loc["sweep", "seconds"] == pytest.approx(sum(record["seconds"] for record in records))
     page = made.to_markdown()
     assert "| scale | profile smoke, seed 0, threads 1, steps 2" in page
+
+
+# -------------------------------------- what holds at every scale, of the editions that are kept too
+
+
+@pytest.fixture
+def replays(made):
+    kept = [edition.Edition(path.parent.name) for path in sorted(edition.FOLDER.glob("[!.]*/edition.json"))]
+    return [Experiment(edition=each.folder, **each.parameters) for each in (made, *kept)]
+
+
+def test_a_sweep_of_an_edition_has_every_live_layer_of_its_network(replays):
+    for run in replays:
+        keys = [record["key"] for record in run.store.records.values() if record["key"].get("table") == "sweep"]
+        whole = [key for key in keys if key["layers"] is None and key["kinds"] == list(KINDS)]
+        assert whole
+        for key in whole:
+            table = run.parameters(key["network"])
+            live = table[table["live"]][["kind", "layer", "name"]].reset_index(drop=True)
+            pd.testing.assert_frame_equal(run.store.table(key)[0][["kind", "layer", "name"]], live, check_dtype=False)
+
+
+def test_kernels_of_independent_starts_lie_as_far_apart_as_chance_puts_them(replays):
+    for run in replays:
+        assert run.profile.unet_start == "independent"
+        kernels = run.rmse("unet").query("kind == 'W'")
+        assert kernels["relative"].median() == pytest.approx(2**0.5, rel=0.15)
 
 
 # ------------------------------------------------------------------- making one
