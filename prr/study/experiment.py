@@ -269,10 +269,12 @@ class Experiment:
         """What this page's results were made of: networks and tables, as they were made, which may be another day.
 
         Returns:
-            DataFrame[made, network, normalisation, start, seed, seconds, megabytes, commit, date, device, torch];
-            megabytes: of tensors on a CUDA device, at most; None elsewhere.
+            DataFrame[made, network, normalisation, start, seed, seconds(, megabytes), commit, date, device, torch];
+            megabytes: of tensors on a CUDA device, at most; no column where nothing was made on one.
         """
-        return pd.DataFrame(self._used.values())
+        table = pd.DataFrame(self._used.values())
+        on_cuda = "megabytes" in table and table["megabytes"].notna().any()
+        return table if on_cuda else table.drop(columns="megabytes", errors="ignore")
 
     @contextlib.contextmanager
     def threads(self) -> Iterator[None]:
