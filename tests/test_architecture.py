@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from prr import donors, reuse
 from prr.study import Experiment, architecture, grid
 from prr.study.architecture import AS_TRAINED, AT_DICE, AT_DISTANCE, BY_NOISE, DISTANCE, pair, pairs, planned
 from prr.study.backbones import CONNECTIONS, NAMES
@@ -112,6 +113,10 @@ def test_one_transplant_of_each_donor_is_what_the_donor_says(run):
     assert np.allclose(table["relative"], DISTANCE, atol=1e-5)
     assert set(table["kind"]) == {"W"}
     assert table.groupby("layer")["patient"].nunique().eq(2).all()
+    model, source = (small.model(each.network, **one) for one in (each.target, each.giver))
+    part = small.slices("acdc").validation.every(small.profile.grid_every)
+    whole = reuse.drops(model, donors.donor("at", model, source, DISTANCE), part, kinds=["W"])
+    np.testing.assert_allclose(table[["score", "drop"]], whole[["score", "drop"]], rtol=0, atol=5.1e-6)
     own = small.drops(**pair("plain", "shared", 0, 0, "own").arguments)
     assert (own["drop"] == 0).all()
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TASKS = ("segmentation", "auto-encoding")  # of the paper's A1 and A2
 TABLES = ("share", "sources", "joint", "pairs", "incomparable")  # of a verdict, beside its layers
+DIGITS = {"score": 5, "drop": 5}  # decimals of `drops`: one study has a million of these rows, and Dice is no finer
 FACTS = ("reusable_network", "drawn", "tolerance", "made")
 
 
@@ -94,7 +95,8 @@ def drops(
         kinds: of parameters.
 
     Returns:
-        DataFrame[kind, layer, name, patient, score, drop, rmse, relative]: the last two from target to donor.
+        DataFrame[kind, layer, name, patient, score, drop, rmse, relative]: the last two from target to donor; score and
+        drop to five decimals.
     """
     judged, giver = run.key(network, **target), run.key(network, **source)
     every = run.profile.grid_every
@@ -107,9 +109,9 @@ def drops(
             other = donors.donor(donor, model, other, amount, run.seed)
         part = run.slices(judged["data set"]).validation.every(every)
         table = reuse.drops(model, other, part, kinds=kinds, progress=run.progress)
-        return table.merge(rmse(model, other), how="left"), {}
+        return table.round(DIGITS).merge(rmse(model, other), how="left"), {}
 
-    key = {"table": "drops", "kinds": list(kinds), "donor": donor, "amount": amount, "every": every}
+    key = {"table": "drops", "kinds": list(kinds), "donor": donor, "amount": amount, "every": every, "digits": DIGITS}
     key |= {"seed": run.seed} if donor in donors.DRAWN else {}
     key |= {"recipe": [run.recipes["reuse"], run.recipes["donors"]], "pair": [digest(judged), digest(giver)]}
     return run.kept(key, [judged, giver], f"drops by {donor}", make)[0]
