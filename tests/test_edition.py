@@ -268,8 +268,11 @@ def test_a_sweep_of_an_edition_has_every_live_layer_of_its_network(replays):
         assert whole
         for key in whole:
             table = run.parameters(key["network"])
-            live = table[table["live"]][["kind", "layer", "name"]].reset_index(drop=True)
-            pd.testing.assert_frame_equal(run.store.table(key)[0][["kind", "layer", "name"]], live, check_dtype=False)
+            pairs = ["kind", "layer", "name"]
+            swept, live = (each[pairs].sort_values(pairs, ignore_index=True) for each in (
+                run.store.table(key)[0], table[table["live"]]
+            ))  # fmt: skip
+            pd.testing.assert_frame_equal(swept, live, check_dtype=False)
 
 
 def test_kernels_of_independent_starts_lie_as_far_apart_as_chance_puts_them(replays):
