@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -245,21 +245,19 @@ def render(names: list[str], root: Path, out: Path, edition: Edition | None = No
 
 def _run(notebook: Path, running: Path, given: dict, failed: Path) -> None:
     import papermill
-    from jupyter_core.utils import ensure_event_loop
     from nbclient.exceptions import DeadKernelError
 
     os.environ.pop("MPLBACKEND", None)  # where it is set, a kernel shows no figures
     try:
-        with closing(ensure_event_loop()):  # this thread's, which nbclient would leave open
-            papermill.execute_notebook(
-                str(notebook),
-                str(running),
-                given,
-                kernel_name="python3",
-                cwd=str(notebook.parent),  # as in JupyterLab and under nbval
-                progress_bar=sys.stderr.isatty(),
-                extra_arguments=["--log-level=CRITICAL"],  # the kernel's own log, not the chapter's
-            )
+        papermill.execute_notebook(
+            str(notebook),
+            str(running),
+            given,
+            kernel_name="python3",
+            cwd=str(notebook.parent),  # as in JupyterLab and under nbval
+            progress_bar=sys.stderr.isatty(),
+            extra_arguments=["--log-level=CRITICAL"],  # the kernel's own log, not the chapter's
+        )
     except (papermill.PapermillExecutionError, DeadKernelError) as error:
         _move(running, failed)
         if isinstance(error, DeadKernelError):
@@ -306,12 +304,12 @@ def _assemble(names: list[str], root: Path, out: Path, edition: Edition | None) 
     for name in names:
         shutil.copy(out / "chapters" / name, source)
     speed = _run_times([source / name for name in names]) + _benchmarks(root / "tests" / "bench")
-    (source / "run_times.md").write_text(speed, encoding="utf-8")
     pages = [*(Path(name).stem for name in names), "run_times"]
     if edition:
         _mark(source, names, edition)
-        (source / "run_times.md").write_text(f"{speed}\n{edition.to_markdown()}", encoding="utf-8")
+        speed += f"\n{edition.to_markdown()}"
         pages.sort(key=lambda page: page == LEDGER)
+    (source / "run_times.md").write_text(speed, encoding="utf-8")
     toc, config = _read_yaml(root / "_toc.yml"), _read_yaml(root / "_config.yml")
     if len(names) < len(toc["chapters"]):  # a link to a chapter that isn't in a partial build is no mistake
         config["sphinx"]["config"]["suppress_warnings"] = ["myst.xref_missing"]

@@ -15,7 +15,7 @@ from prr.layers import parameter_table
 from prr.study import models, networks
 from prr.study.jobs import Call
 from prr.study.store import digest
-from prr.study.transplants import TASKS
+from prr.study.training import TASKS
 
 if TYPE_CHECKING:
     from prr.study.experiment import Experiment

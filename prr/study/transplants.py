@@ -16,13 +16,13 @@ from prr.study import networks
 from prr.study.paper import KINDS
 from prr.study.sources import SIX, TARGET
 from prr.study.store import digest
+from prr.study.training import TASKS
 from prr.verdict import REUSABLE, Verdict, layer_verdicts
 from prr.verdict import judge as judged_by
 
 if TYPE_CHECKING:
     from prr.study.experiment import Experiment
 
-TASKS = ("segmentation", "auto-encoding")  # of the paper's A1 and A2
 TABLES = ("share", "sources", "joint", "pairs", "incomparable")  # of a verdict, beside its layers
 DIGITS = {"score": 5, "drop": 5}  # decimals of `drops`: one study has a million of these rows, and Dice is no finer
 FACTS = ("reusable_network", "drawn", "tolerance", "made")
