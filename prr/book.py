@@ -88,8 +88,9 @@ def build(
         for notebook in notebooks:
             if notebook not in changed:
                 print(f"{notebook.stem}: unchanged", flush=True)
-        # side by side, for what takes long has been made by now; in processes, for each works in the chapters' folder
-        jobs = (delayed(execute)(notebook, given, out, folders()) for notebook in changed)
+        # side by side, in processes, for each works in the chapters' folder; most of what takes long has been made by
+        # now, but not what the last chapter judges: it goes first
+        jobs = (delayed(execute)(notebook, given, out, folders()) for notebook in reversed(changed))
         for line in Parallel(workers_given() or cpu_count(), return_as="generator_unordered", batch_size=1)(jobs):
             print(line, flush=True)
         return render([notebook.name for notebook in notebooks], root, out, shown)

@@ -186,6 +186,7 @@ def joint(
     pairs: pd.DataFrame,
     *,
     recalibrated: bool = False,
+    before: np.ndarray | None = None,
     score: Score | None = None,
     batch_size: int = 32,
 ) -> dict[str, float]:
@@ -198,6 +199,7 @@ def joint(
         pairs: DataFrame[kind, name], what is taken.
         recalibrated: estimate all running statistics anew on `data.images` before scoring. No label is used, but the
             images are those that are scored.
+        before: (patients,) `values` of the target as it is, where they are known; None: they are found.
         score: see `sweep`.
         batch_size: images per forward pass.
 
@@ -214,7 +216,8 @@ def joint(
     model = apply_plan(target, source, pairs.assign(action="fine-tune")).eval()
     if recalibrated:
         model = recalibrate(model, data.images, batch_size)
-    before = values(copy.deepcopy(target).eval(), data, score, batch_size)
+    if before is None:
+        before = values(target, data, score, batch_size)
     after = values(model, data, score, batch_size)
     low, high = drop_interval(before, after[None])
     drop = nanmean(before) - nanmean(after)
@@ -401,8 +404,8 @@ def counted(
 
 
 def values(model: nn.Module, data: Data, score: Score, batch_size: int) -> np.ndarray:
-    """Score per patient of a network in eval mode; see `scores`."""
-    return scores(model, [], data, score, batch_size)[0]
+    """Score (patients,) of a network as it is in eval mode; see `scores`."""
+    return scores(copy.deepcopy(model).eval(), [], data, score, batch_size)[0]
 
 
 def _values(result: Any, data: Data) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from prr.errors import NetworkError
 from prr.layers import named_tensors
 
 Change = tuple[Tensor, Tensor]  # a tensor of the network, and the values that are tried in its place
+Values = dict[fx.Node, Any]  # what nodes of a network's graph have given
 
 
 class UntraceableError(Exception):
@@ -57,11 +58,13 @@ class Whole:
             yield main(variant(images.clone()))  # a network may write into its input
 
 
-class Part(NamedTuple):
-    """Some nodes of a network's graph as a module of their own."""
+class Step(NamedTuple):
+    """One node of a network's graph, run among others."""
 
-    module: fx.GraphModule
-    inputs: list[fx.Node]  # what comes from outside, in order of its arguments
+    node: fx.Node
+    work: Callable
+    copied: fx.Node | None  # what it writes into, where that has to stay as it is
+    done: list[fx.Node]  # what no later step needs
 
 
 class Run(NamedTuple):
@@ -69,7 +72,7 @@ class Run(NamedTuple):
 
     value: nn.Module | Tensor
     node: fx.Node | None = None
-    suffix: Part | None = None
+    suffix: Sequence[Step] = ()
 
 
 class Suffixes:
@@ -85,7 +88,7 @@ class Suffixes:
 
     def __init__(self, model: nn.Module, changes: Sequence[Change], example: Tensor):
         self.graph = Graph(model, example)
-        suffixes: dict[fx.Node, Part] = {}
+        suffixes: dict[fx.Node, list[Step]] = {}
         self.runs = []
         for own, new in changes:
             node = self.graph.user(own)
@@ -97,35 +100,35 @@ class Suffixes:
             value = self.graph.own(node)
             value = changed(value, (own, new)) if isinstance(value, nn.Module) else new
             self.runs.append(Run(value, node, suffixes[node]))
-        read = [each for node, part in suffixes.items() for each in (*node.all_input_nodes, *part.inputs[1:])]
-        self.kept = list(dict.fromkeys([self.graph.result, *read]))
-        self.prefix = self.graph.part(self.graph.nodes, self.kept, [self.graph.images])
+        kept = {self.graph.result}
+        for node, steps in suffixes.items():
+            inside = {node, *(step.node for step in steps)}
+            kept.update(node.all_input_nodes, *(set(step.node.all_input_nodes) - inside for step in steps))
+        self.prefix = self.graph.steps(self.graph.nodes, kept)
         self._try(model, suffixes, example)
 
     def __call__(self, images: Tensor) -> Iterator[Tensor]:
         kept = self._kept(images)
         yield main(kept[self.graph.result])
         for run in self.runs:
-            yield main(run.value(images.clone()) if run.node is None else _finished(*run, kept))
+            yield main(run.value(images.clone()) if run.node is None else self._finished(*run, kept))
 
-    def _kept(self, images: Tensor) -> dict[fx.Node, Any]:
-        return dict(zip(self.kept, self.prefix.module(images), strict=True))
+    def _kept(self, images: Tensor) -> Values:
+        return taken(self.prefix, {self.graph.images: images})
 
-    def _try(self, model: nn.Module, suffixes: dict[fx.Node, Part], example: Tensor) -> None:
+    def _finished(self, value: nn.Module | Tensor, node: fx.Node, suffix: Sequence[Step], kept: Values) -> Any:
+        """The network's output when a node gives something else."""
+        if isinstance(value, nn.Module):
+            value = value(*map_arg(node.args, kept.__getitem__), **map_arg(node.kwargs, kept.__getitem__))
+        return taken(suffix, kept | {node: value})[self.graph.result]
+
+    def _try(self, model: nn.Module, suffixes: dict[fx.Node, list[Step]], example: Tensor) -> None:
         """Each suffix has to give the network's own output from what the network itself has there."""
         with torch.inference_mode():
             expected, kept = main(model(example.clone())), self._kept(example)
-            found = [_finished(self.graph.own(node), node, part, kept) for node, part in suffixes.items()]
+            found = [self._finished(self.graph.own(node), node, steps, kept) for node, steps in suffixes.items()]
             if not all(_alike(main(each), expected) for each in (kept[self.graph.result], *found)):
                 raise UntraceableError("another output when cut")
-
-
-def _finished(value: nn.Module | Tensor, node: fx.Node, suffix: Part, kept: dict[fx.Node, Any]) -> Any:
-    """The network's output when a node gives something else."""
-    if isinstance(value, nn.Module):
-        value = value(*map_arg(node.args, kept.__getitem__), **map_arg(node.kwargs, kept.__getitem__))
-    (output,) = suffix.module(value, *(kept[each] for each in suffix.inputs[1:]))
-    return output
 
 
 class Tracer(fx.Tracer):
@@ -176,10 +179,20 @@ class Graph:
         constants = [node for node in self.nodes if node.op == "get_attr" and node.target not in self.tensors]
         if not isinstance(self.result, fx.Node) or constants:
             raise UntraceableError(f"no single output, or constants that may hide a parameter: {constants}")
+        self.work = {node: self._work(node) for node in self.nodes}
         self.users: dict[int, list[fx.Node]] = {}
         for node in self.nodes:
             for value in self.held(node):
                 self.users.setdefault(id(value), []).append(node)
+
+    def _work(self, node: fx.Node) -> Callable:
+        """What a node does with its arguments."""
+        if node.op == "call_method":
+            return lambda value, /, *others, **options: getattr(value, node.target)(*others, **options)
+        if node.op == "call_function":
+            return node.target
+        own = self.own(node)
+        return own if isinstance(own, nn.Module) else lambda: own
 
     def held(self, node: fx.Node) -> Collection[Tensor]:
         """The network's tensors that a node uses."""
@@ -196,7 +209,7 @@ class Graph:
         nodes = self.users.get(id(value), [])
         return nodes[0] if len(nodes) == 1 and nodes[0] not in self.written else None
 
-    def suffix(self, node: fx.Node) -> Part:
+    def suffix(self, node: fx.Node) -> list[Step]:
         """From what a node gives to the network's result."""
         after, before = {node}, {self.result}
         for each in self.nodes:
@@ -205,22 +218,32 @@ class Graph:
         for each in reversed(self.nodes):
             if each in before:
                 before.update(each.all_input_nodes)
-        return self.part([each for each in self.nodes if each in after & before - {node}], [self.result], [node])
+        return self.steps([each for each in self.nodes if each in after & before - {node}], {self.result})
 
-    def part(self, nodes: Sequence[fx.Node], results: Sequence[fx.Node], given: Sequence[fx.Node]) -> Part:
-        """A module that takes `given`, and whatever else its nodes need, to the results; it changes neither."""
-        inside = set(nodes)
-        needed = [each for node in nodes for each in node.all_input_nodes] + list(results)
-        inputs = list(dict.fromkeys([*given, *(each for each in needed if each not in inside)]))
-        graph = fx.Graph()
-        made = {each: graph.placeholder(f"input_{place}") for place, each in enumerate(inputs)}
-        for node in nodes:
-            values = dict(made)
-            if (written := self.written.get(node)) in inputs or written in results:
-                values[written] = graph.call_method("clone", (made[written],))
-            made[node] = graph.node_copy(node, values.__getitem__)
-        graph.output(tuple(made[each] for each in results))
-        return Part(fx.GraphModule(self.root, graph), inputs)
+    def steps(self, nodes: Sequence[fx.Node], results: Collection[fx.Node]) -> list[Step]:
+        """How to run some nodes: what they are given stays as it is, and what they make goes, but for the results."""
+        made, needed, steps = set(nodes), set(results), []
+        for node in reversed(nodes):
+            written = self.written.get(node)
+            copied = written if written in results or written not in made else None
+            done = [each for each in {node, *node.all_input_nodes} if each not in needed]
+            needed.update(node.all_input_nodes)
+            steps.append(Step(node, self.work[node], copied, done))
+        return steps[::-1]
+
+
+def taken(steps: Sequence[Step], values: Values) -> Values:
+    """Run steps, in place: `values` has what they need, and is left with their results."""
+    for node, work, copied, done in steps:
+        if copied is not None:
+            before, values[copied] = values[copied], values[copied].clone()
+        args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+        values[node] = work(*args, **kwargs)
+        if copied is not None:
+            values[copied] = before
+        for each in done:
+            del values[each]
+    return values
 
 
 class Writes(fx.Interpreter):

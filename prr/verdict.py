@@ -20,7 +20,7 @@ from prr.distance import rmse
 from prr.errors import NetworkError, OptionError
 from prr.layers import ALL, KERNELS, common, counterparts, entries, full_name, incomparable, parameter_table
 from prr.metrics import Counted, Score, score_of
-from prr.reuse import device_of, joint, sweep
+from prr.reuse import device_of, joint, sweep, values
 from prr.samples import Data, samples
 
 # Goes into every stored verdict's key: raise it when a change here changes what a verdict holds.
@@ -261,6 +261,7 @@ def judge(
                 "kernels are judged; found none"
             )
         ranked = rank(target, sources, layers).assign(drawn=lambda table: table["source"] == drawn)
+    options |= {"before": values(target, data, **options)}
     together = jointly(target, sources[ranked["source"].iloc[0]], data, _in_order(layers), tolerance, options)
     pairs = parameter_table(target, data.images[:1].to(device_of(target))).drop(columns=["shape", "size"])
     rest = pd.concat({name: incomparable(target, each) for name, each in sources.items()}, names=["network"])

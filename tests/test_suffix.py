@@ -166,7 +166,7 @@ def buffers_by_hand():
 
 def keywords():
     return Net(
-        lambda self, x: self.last(input=self.norm(input=self.first(input=x))),
+        lambda self, x: self.last(input=self.norm(input=self.first(input=x).masked_fill(mask=x > 0, value=0.5))),
         first=conv(1, 3),
         norm=nn.GroupNorm(3, 3),
         last=conv(3, 2),
@@ -522,6 +522,14 @@ def test_the_last_layer_of_unet_is_all_that_runs_again_for_it():
     calls = counted_calls(model, [("W", "classifier"), ("B", "classifier")], source, images)
     assert calls.pop("classifier") == 3
     assert set(calls.values()) == {1}
+
+
+def test_a_pass_holds_what_suffixes_read_and_nothing_else():
+    model, pairs, source, images = case(TRACEABLE["unet"])
+    last = [pair for pair in pairs if pair[1] == "classifier"]
+    suffixes = Suffixes(model, changes_of(model, last, source), images[:1])
+    (read,) = suffixes.runs[0].node.all_input_nodes
+    assert suffixes._kept(images).keys() == {read, suffixes.graph.result}
 
 
 @pytest.mark.parametrize("make", [chain, tied, TRACEABLE["unet"]], ids=["chain", "tied", "unet"])

@@ -29,7 +29,7 @@ class DoubleConv(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())).relu()
+        return self.bn2(self.conv2(self.bn1(self.conv1(x)).relu_())).relu_()
 
 
 class Up(nn.Module):
@@ -91,7 +91,7 @@ class Encoder(ResNet):
         return super()._make_layer(block, planes * self.width // 64, blocks, stride, dilate)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.maxpool(self.bn1(self.conv1(x)).relu())
+        x = self.maxpool(self.bn1(self.conv1(x)).relu_())
         third = self.layer3(self.layer2(self.layer1(x)))
         return third, self.layer4(third)
 

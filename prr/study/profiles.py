@@ -55,7 +55,7 @@ class Profile:
 
 _QUICK = Profile(
     name="quick",
-    acdc_patients=40,
+    acdc_patients=32,
     t1_patients=14,
     rvsc_patients=8,
     size=64,
@@ -65,13 +65,13 @@ _QUICK = Profile(
     pspnet_width=16,
     unet_start="independent",
     pspnet_start="shared",
-    steps=200,
+    steps=160,
     batch_size=8,
     learning_rate=2e-3,
     threads=1,  # on a busy machine two threads wait for each other and can take ten times as long
     seeds=2,
     few_patients=10,
-    transfer_steps=100,
+    transfer_steps=80,
     transfer_network="pspnet",
     transfer_list="paper",
     grid_size=48,
