@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from prr.bn import recalibrate
-from prr.errors import DataError, NetworkError, OptionError
+from prr.errors import DataError, JobError, NetworkError, OptionError
 from prr.layers import (
     ALL,
     KINDS,
@@ -109,6 +109,7 @@ def sweep(
         OptionError: an unknown kind, one layer instead of a list, an empty batch.
         NetworkError: networks that share nothing, an unknown layer, NaN or infinite values, half precision on a CPU.
         DataError: empty or not finite data, or a score that gives no value.
+        JobError: a batch does not fit into the device's memory.
 
     Source: Wang et al. 2020, arXiv:2008.03411, Figs 3, 4, 7, 8.
     """
@@ -327,9 +328,25 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = 32) -> Tensor:
     Of several outputs it is the one called "out" or "logits", else the first.
     """
     device = device_of(model)
-    with torch.inference_mode():
+    with torch.inference_mode(), fitting(batch_size):
         # a copy, for a network may write into its input
         return torch.cat([main(model(batch.to(device, copy=True))) for batch in images.split(batch_size)])
+
+
+@contextlib.contextmanager
+def fitting(batch_size: int) -> Iterator[None]:
+    """Say what to do where a batch does not fit into the device's memory.
+
+    Raises:
+        JobError: instead of torch's OutOfMemoryError.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        smaller = f"set batch_size={batch_size // 2}" if batch_size > 1 else "take smaller images"
+        raise JobError(
+            f"out of memory with batch_size={batch_size}: expected room for a batch; {smaller}, or free the device"
+        ) from error
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -366,7 +383,8 @@ def scores(
     found = []
     for first in range(0, max(len(changes), 1), size):
         outputs = outputs_of(model, changes[first : first + size], example)
-        counts = counted(outputs, data, score, batch_size, example.device, progress)
+        with fitting(batch_size):
+            counts = counted(outputs, data, score, batch_size, example.device, progress)
         found += [_values(score.combine(each, data), data) for each in counts[min(first, 1) :]]
     return np.stack(found)
 

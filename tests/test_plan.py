@@ -35,9 +35,18 @@ def test_what_is_in_the_store_costs_nothing(tmp_path):
     table = plan("smoke", ["3"], store=tmp_path).set_index(["task", "normalisation"])
     assert len(table) == 4
     assert table.index[table["stored"]].tolist() == [("auto-encoding", "zscore")]
-    assert table.loc[("auto-encoding", "zscore"), "seconds"] == 0
+    assert table.loc[("auto-encoding", "zscore"), ["seconds", "peak"]].tolist() == [0, 0]
+    assert (table.loc[~table["stored"], "peak"] > 0).all()
     parameters = sum(value.numel() for value in Experiment("smoke", store=tmp_path).model("unet").parameters())
     assert table["megabytes"].tolist() == pytest.approx([parameters * 4 / 1e6] * 4, abs=0.06)
+
+
+def test_what_training_needs_at_once_grows_with_the_batch(tmp_path):
+    small, medium, large = (
+        plan("smoke", ["03"], store=tmp_path, batch_size=size)["peak"].iloc[0] for size in (200, 400, 600)
+    )
+    assert large - medium == pytest.approx(medium - small, abs=2)
+    assert medium > 1.9 * small  # a network of this size weighs next to nothing
 
 
 def test_an_override_reaches_the_plan(tmp_path):

@@ -12,10 +12,10 @@ from torch.nn.utils import parametrizations
 
 from prr import bn, metrics, reuse
 from prr.distance import rmse
-from prr.errors import DataError, NetworkError, OptionError
+from prr.errors import DataError, JobError, NetworkError, OptionError
 from prr.layers import ALL, parameter_table
 from prr.metrics import drop_interval
-from prr.reuse import ACTIONS, apply_plan, joint, sweep, transplant
+from prr.reuse import ACTIONS, apply_plan, fitting, joint, predict, sweep, transplant
 from prr.suffix import outputs_of
 
 ATTRIBUTE = {"W": "weight", "B": "bias", "RM": "running_mean", "RV": "running_var", "RW": "weight", "RB": "bias"}
@@ -383,6 +383,23 @@ def test_a_sweep_takes_some_layers_and_refuses_unknown_ones(target, source, data
     pd.testing.assert_frame_equal(some, whole[whole["layer"] == 3].reset_index(drop=True))
     with pytest.raises(NetworkError, match=r"layers \[9\]: no such layer of kind W"):
         sweep(target, source, data, kinds=["W"], layers=[3, 9])
+
+
+@pytest.mark.parametrize("function", [sweep, joint, lambda target, source, data, **_: predict(target, data.images, 4)])
+def test_a_batch_that_does_not_fit_is_told_with_the_one_that_may(function, target, source, data):
+    def full(module, inputs):
+        if len(inputs[0]) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    target.block.register_forward_pre_hook(full)
+    options = {"pairs": everything("reuse")} if function is joint else {}
+    with pytest.raises(JobError, match=r"out of memory with batch_size=4: expected .* set batch_size=2, or free"):
+        function(target, source, data, batch_size=4, **options)
+
+
+def test_a_single_image_that_does_not_fit_has_to_be_smaller():
+    with pytest.raises(JobError, match=r"batch_size=1: .* take smaller images"), fitting(1):
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 @pytest.mark.parametrize(

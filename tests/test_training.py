@@ -14,8 +14,8 @@ from prr.data import Slices
 from prr.errors import JobError, NetworkError
 from prr.layers import KINDS, tensor
 from prr.metrics import dice
-from prr.study import paper, pspnet
-from prr.study.training import LOSSES, autoencoding_loss, fit, orders, segmentation_loss, validate
+from prr.study import paper, pspnet, unet
+from prr.study.training import LOSSES, autoencoding_loss, cost_per_slice, fit, orders, segmentation_loss, validate
 
 
 def blobs(size=16):
@@ -115,6 +115,19 @@ def test_a_batch_that_does_not_fit_is_told_with_the_one_that_may():
 
     with pytest.raises(JobError, match=r"out of memory with batch_size=6.*set batch_size=3"):
         fit(Large(1, 4, 1), blobs(), "segmentation", steps=1, batch_size=6, learning_rate=0.02, seed=0)
+
+
+@pytest.mark.parametrize("make", [unet, pspnet])
+def test_what_a_slice_keeps_in_training_is_what_an_allocator_still_holds_after_the_forward_pass(make):
+    model, size = make(8), 64
+    images, masks = torch.randn(2, 1, size, size), torch.zeros(2, size, size, dtype=torch.long)
+    with torch.profiler.profile(profile_memory=True) as profiled:
+        output = model(images)
+        losses = [segmentation_loss(each, images, masks) for each in (output if make is pspnet else (output,))]
+    assert all(loss.requires_grad for loss in losses)  # what they need is still there
+    held = sum(event.self_cpu_memory_usage for event in profiled.key_averages())
+    _, kept = cost_per_slice(make(8), size)
+    assert kept == pytest.approx(held / 2, rel=0.1)
 
 
 CHECKPOINTS = [(None, [8]), (0, []), (1, [8]), (2, [4, 8]), (100, list(range(1, 9)))]

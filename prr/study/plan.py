@@ -144,34 +144,40 @@ def plan(profile: str, chapters: Sequence[str] = (), **parameters: Any) -> pd.Da
         parameters: of `Experiment`.
 
     Returns:
-        DataFrame[network, dataset, task, start, seed, patients, normalisation, stored, seconds, megabytes]. patients:
-        of the training part, 0 for all; stored: it is in the store, and takes no time; seconds: steps times the time of
-        one step, measured now on two slices, for one job at a time. The rows of the transfer experiment come on top.
+        DataFrame[network, dataset, task, start, seed, patients, normalisation, stored, seconds, megabytes, peak].
+        patients: of the training part, 0 for all; stored: it is in the store, and takes nothing; seconds: steps times
+        the time of one step, measured now on two slices, for one job at a time; megabytes: in the store; peak:
+        megabytes that training needs at once, of what a step keeps and of weights, gradients and Adam's moments; data
+        and what an operation takes for a moment come on top. So do the rows of the transfer experiment.
 
     Raises:
         OptionError: an unknown chapter, profile or parameter.
     """
     run = Experiment(profile, **parameters)
     columns = ["network", "dataset", "task", "start", "seed", "patients", "normalisation"]
-    columns += ["stored", "seconds", "megabytes"]
-    each: dict[str, float] = {}
+    columns += ["stored", "seconds", "megabytes", "peak"]
+    each: dict[tuple, tuple[float, float]] = {}
     rows = [cost(other, arguments, each) for other, arguments in distinct(run, chapters)]
     return pd.DataFrame(rows, columns=columns)
 
 
-def cost(run: Experiment, arguments: dict[str, Any], each: dict[str, float]) -> dict[str, Any]:
-    """One row of `plan`; `each` keeps the seconds per slice of a network that has been measured."""
+def cost(run: Experiment, arguments: dict[str, Any], each: dict[tuple, tuple[float, float]]) -> dict[str, Any]:
+    """One row of `plan`; `each` keeps what a slice costs a network that has been measured, in seconds and bytes."""
     key = run.key(**arguments)
     network, scale = key["network"], run.profile
     model = random(network, key["width"], 0).to(run.device)  # whatever it starts from
     stored = run.store.holds("networks", key)
-    if not stored and network not in each:
-        with run.threads():
-            each[network] = training.seconds_per_slice(model, scale.size)
-    seconds = 0 if stored else round(key["steps"] * key["batch_size"] * each[network])
-    size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    size = sum(value.numel() * value.element_size() for value in model.state_dict().values()) / 1e6
+    seconds = peak = 0
+    if not stored:
+        measured = network, key["width"], scale.size
+        if measured not in each:
+            with run.threads():
+                each[measured] = training.cost_per_slice(model, scale.size)
+        spent, kept = (key["batch_size"] * value for value in each[measured])
+        seconds, peak = round(key["steps"] * spent), round(kept / 1e6 + 4 * size)
     return {
         **{"network": network, "dataset": key["data set"], "task": key["task"], "start": key["start"]},
         **{"seed": key["seed"], "patients": key.get("patients", 0), "normalisation": scale.normalisation},
-        **{"stored": stored, "seconds": seconds, "megabytes": round(size / 1e6, 1)},
+        **{"stored": stored, "seconds": seconds, "megabytes": round(size, 1), "peak": peak},
     }

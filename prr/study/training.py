@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +15,9 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from prr.data import Slices
-from prr.errors import JobError, NetworkError
+from prr.errors import NetworkError
 from prr.metrics import foreground_dice, nanmean
-from prr.reuse import predict
+from prr.reuse import fitting, predict
 
 # Goes into every stored network's key: raise it when a change here, in models.py, backbones.py, starts.py or
 # data/textures.py changes what training gives.
@@ -139,28 +138,28 @@ def fit(
     return pd.DataFrame(history, columns=["step", "loss", "validation"])
 
 
-@contextlib.contextmanager
-def fitting(batch_size: int) -> Iterator[None]:
-    """Say what to do where a batch does not fit into the device's memory."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise JobError(
-            f"out of memory with batch_size={batch_size}: expected room for a step; set batch_size={batch_size // 2}, "
-            "or free the device"
-        ) from error
+def cost_per_slice(model: nn.Module, size: int) -> tuple[float, float]:
+    """Seconds that one slice of a training step takes, and bytes that its forward pass keeps for the backward pass.
 
-
-def seconds_per_slice(model: nn.Module, size: int) -> float:
-    """Time that one slice of a training step takes, measured on a batch of two; the network is changed by it."""
+    Measured on a batch of two; the network is changed by it.
+    """
     device = next(model.parameters()).device
     images = torch.randn(2, 1, size, size, device=device)
     masks = torch.zeros(2, size, size, dtype=torch.long, device=device)
     optimiser = torch.optim.Adam(model.parameters())
-    for _ in range(2):  # the first step allocates
-        began = time.perf_counter()
+    kept: dict[int, int] = {}
+
+    def note(value: Tensor) -> Tensor:
+        kept[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
         advance(model, optimiser, segmentation_loss, images, masks).item()
-    return (time.perf_counter() - began) / 2
+    for value in model.state_dict().values():  # kept in any case
+        kept.pop(value.untyped_storage().data_ptr(), None)
+    began = time.perf_counter()  # not of the first step, which allocates
+    advance(model, optimiser, segmentation_loss, images, masks).item()
+    return (time.perf_counter() - began) / 2, sum(kept.values()) / 2
 
 
 def advance(

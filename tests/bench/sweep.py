@@ -130,6 +130,11 @@ def operations(model: nn.Module, data: Samples) -> float:
     return len(rows) * sum(spent) / sum(after[name] for _, name in rows)
 
 
+def ratio(slow: list[float], quick: list[float]) -> float:
+    """Median over rounds; the slower way may have taken part in the first ones only."""
+    return statistics.median(one / other for one, other in zip(slow, quick, strict=False))
+
+
 WAYS = {"plain": plain, "prr": fast, "usual": usual}
 
 
@@ -150,13 +155,13 @@ def main(device: str, width: int, size: int, images: int, batch_size: int, pairs
         pair, data = [network(name, width, seed, device) for seed in (1, 2)], slices(images, size)
         scores, times = {}, {way: [] for way in WAYS}
         for number in range(pairs):
-            for way in ("plain", "prr") if number else WAYS:  # the usual loop once: it takes minutes
+            for way in WAYS if number < 3 else ("plain", "prr"):  # the usual loop takes minutes
                 spent, scores[way] = timed(WAYS[way], *pair, data, batch_size)
                 times[way].append(spent)
         medians = {way: statistics.median(each) for way, each in times.items()}
-        gain = statistics.median(slow / quick for slow, quick in zip(times["plain"], times["prr"], strict=True))
+        gains = [ratio(times[way], times["prr"]) for way in ("plain", "usual")]
         apart, bound = np.abs(scores["plain"] - scores["prr"]).max(), operations(pair[0], data)
-        rows.append((name, *medians.values(), gain, medians["usual"] / medians["prr"], bound, apart))
+        rows.append((name, *medians.values(), *gains, bound, apart))
         for factor in (1, 2, 4):
             part, layers = slices(images * factor // 4, size), list(range(1, 2 * factor + 1))
             by_images, _ = timed(fast, *pair, part, batch_size)
