@@ -26,4 +26,4 @@ class BookError(PrrError):
 
 
 class JobError(PrrError):
-    """A process that made a result was killed, or a batch does not fit into the device's memory."""
+    """A process that made a result was killed, or a batch does not fit into a CUDA device's memory."""

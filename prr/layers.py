@@ -138,7 +138,7 @@ def forward(model: nn.Module, example: Tensor) -> None:
     """Let a network see a batch, without gradients.
 
     Raises:
-        NetworkError: whatever the network says of the batch.
+        NetworkError: whatever the network says of the batch; torch's OutOfMemoryError comes through.
     """
     half = [value.dtype for value in model.parameters() if value.dtype.itemsize < 4 and value.device.type == "cpu"]
     if half:
@@ -146,6 +146,8 @@ def forward(model: nn.Module, example: Tensor) -> None:
     try:
         with torch.no_grad():
             model(example.clone() if isinstance(example, Tensor) else example)  # it may write into its input
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:
         found = f"of shape {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
         raise NetworkError(

@@ -109,7 +109,7 @@ def sweep(
         OptionError: an unknown kind, one layer instead of a list, an empty batch.
         NetworkError: networks that share nothing, an unknown layer, NaN or infinite values, half precision on a CPU.
         DataError: empty or not finite data, or a score that gives no value.
-        JobError: a batch does not fit into the device's memory.
+        JobError: a batch does not fit into the memory of a CUDA device.
 
     Source: Wang et al. 2020, arXiv:2008.03411, Figs 3, 4, 7, 8.
     """
@@ -208,7 +208,7 @@ def joint(
         {score, drop, low, high}, as a row of `sweep`.
 
     Raises:
-        OptionError, NetworkError, DataError: as `sweep` and `apply_plan`.
+        OptionError, NetworkError, DataError, JobError: as `sweep` and `apply_plan`; `before` of other patients.
     """
     data = samples(data)
     if batch_size < 1:
@@ -216,10 +216,13 @@ def joint(
     score = score_of(score, data)
     model = apply_plan(target, source, pairs.assign(action="fine-tune")).eval()
     if recalibrated:
-        model = recalibrate(model, data.images, batch_size)
+        with fitting(batch_size):
+            model = recalibrate(model, data.images, batch_size)
     if before is None:
         before = values(target, data, score, batch_size)
     after = values(model, data, score, batch_size)
+    if np.shape(before) != after.shape:
+        raise OptionError(f"before: expected {len(after)} values, one per patient, found shape {np.shape(before)}")
     low, high = drop_interval(before, after[None])
     drop = nanmean(before) - nanmean(after)
     return {"score": float(nanmean(after)), "drop": float(drop), "low": float(low[0]), "high": float(high[0])}
@@ -335,7 +338,7 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = 32) -> Tensor:
 
 @contextlib.contextmanager
 def fitting(batch_size: int) -> Iterator[None]:
-    """Say what to do where a batch does not fit into the device's memory.
+    """Say what to do where a batch does not fit into the memory of a CUDA device.
 
     Raises:
         JobError: instead of torch's OutOfMemoryError.

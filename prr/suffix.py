@@ -41,7 +41,7 @@ def outputs_of(model: nn.Module, changes: Sequence[Change], example: Tensor) -> 
     """
     try:
         return Suffixes(model, changes, example)
-    except UntraceableError:
+    except (UntraceableError, torch.OutOfMemoryError):  # what all suffixes read may be more than one whole run needs
         return Whole(model, changes)
 
 
@@ -59,12 +59,12 @@ class Whole:
 
 
 class Step(NamedTuple):
-    """One node of a network's graph, run among others."""
+    """How to run one node of a network's graph, and what may be freed after it."""
 
     node: fx.Node
-    work: Callable
+    function: Callable
     copied: fx.Node | None  # what it writes into, where that has to stay as it is
-    done: list[fx.Node]  # what no later step needs
+    freed: list[fx.Node]  # what no later step needs
 
 
 class Run(NamedTuple):
@@ -83,8 +83,6 @@ class Suffixes:
     Raises:
         UntraceableError: a network that torch.fx can't trace, that writes into views, or that differs when cut.
     """
-
-    threads = True
 
     def __init__(self, model: nn.Module, changes: Sequence[Change], example: Tensor):
         self.graph = Graph(model, example)
@@ -105,6 +103,7 @@ class Suffixes:
             inside = {node, *(step.node for step in steps)}
             kept.update(node.all_input_nodes, *(set(step.node.all_input_nodes) - inside for step in steps))
         self.prefix = self.graph.steps(self.graph.nodes, kept)
+        self.threads = all(run.node for run in self.runs)  # as of Whole
         self._try(model, suffixes, example)
 
     def __call__(self, images: Tensor) -> Iterator[Tensor]:
@@ -114,13 +113,12 @@ class Suffixes:
             yield main(run.value(images.clone()) if run.node is None else self._finished(*run, kept))
 
     def _kept(self, images: Tensor) -> Values:
-        return taken(self.prefix, {self.graph.images: images})
+        return execute(self.prefix, {self.graph.images: images})
 
     def _finished(self, value: nn.Module | Tensor, node: fx.Node, suffix: Sequence[Step], kept: Values) -> Any:
         """The network's output when a node gives something else."""
-        if isinstance(value, nn.Module):
-            value = value(*map_arg(node.args, kept.__getitem__), **map_arg(node.kwargs, kept.__getitem__))
-        return taken(suffix, kept | {node: value})[self.graph.result]
+        function = value if isinstance(value, nn.Module) else lambda: value
+        return execute([Step(node, function, None, []), *suffix], kept.copy())[self.graph.result]
 
     def _try(self, model: nn.Module, suffixes: dict[fx.Node, list[Step]], example: Tensor) -> None:
         """Each suffix has to give the network's own output from what the network itself has there."""
@@ -179,13 +177,13 @@ class Graph:
         constants = [node for node in self.nodes if node.op == "get_attr" and node.target not in self.tensors]
         if not isinstance(self.result, fx.Node) or constants:
             raise UntraceableError(f"no single output, or constants that may hide a parameter: {constants}")
-        self.work = {node: self._work(node) for node in self.nodes}
+        self.functions = {node: self._function(node) for node in self.nodes}
         self.users: dict[int, list[fx.Node]] = {}
         for node in self.nodes:
             for value in self.held(node):
                 self.users.setdefault(id(value), []).append(node)
 
-    def _work(self, node: fx.Node) -> Callable:
+    def _function(self, node: fx.Node) -> Callable:
         """What a node does with its arguments."""
         if node.op == "call_method":
             return lambda value, /, *others, **options: getattr(value, node.target)(*others, **options)
@@ -218,30 +216,34 @@ class Graph:
         for each in reversed(self.nodes):
             if each in before:
                 before.update(each.all_input_nodes)
-        return self.steps([each for each in self.nodes if each in after & before - {node}], {self.result})
+        fresh = {node} if node.op == "call_module" else ()  # else a tensor of the network, or one that is tried
+        return self.steps([each for each in self.nodes if each in after & before - {node}], {self.result}, fresh)
 
-    def steps(self, nodes: Sequence[fx.Node], results: Collection[fx.Node]) -> list[Step]:
-        """How to run some nodes: what they are given stays as it is, and what they make goes, but for the results."""
-        made, needed, steps = set(nodes), set(results), []
+    def steps(
+        self, nodes: Sequence[fx.Node], results: Collection[fx.Node], fresh: Collection[fx.Node] = ()
+    ) -> list[Step]:
+        """How to run some nodes, writing into no tensor that they are given, but for `fresh` ones."""
+        made, needed, steps = {*nodes, *fresh}, set(results), []
         for node in reversed(nodes):
             written = self.written.get(node)
             copied = written if written in results or written not in made else None
-            done = [each for each in {node, *node.all_input_nodes} if each not in needed]
+            freed = [each for each in {node, *node.all_input_nodes} if each not in needed]
             needed.update(node.all_input_nodes)
-            steps.append(Step(node, self.work[node], copied, done))
+            steps.append(Step(node, self.functions[node], copied, freed))
         return steps[::-1]
 
 
-def taken(steps: Sequence[Step], values: Values) -> Values:
-    """Run steps, in place: `values` has what they need, and is left with their results."""
-    for node, work, copied, done in steps:
+def execute(steps: Sequence[Step], values: Values) -> Values:
+    """Run steps on what `values` holds; it is changed: given what they make, rid of what they were the last to need."""
+    for node, function, copied, freed in steps:
+        before = None if copied is None else values[copied]
         if copied is not None:
-            before, values[copied] = values[copied], values[copied].clone()
+            values[copied] = before.clone()
         args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
-        values[node] = work(*args, **kwargs)
+        values[node] = function(*args, **kwargs)
         if copied is not None:
             values[copied] = before
-        for each in done:
+        for each in freed:
             del values[each]
     return values
 
@@ -270,7 +272,7 @@ class Writes(fx.Interpreter):
                 if viewed or value is not result or each.op == "get_attr":
                     raise UntraceableError(f"{node}: writes into a view, or into the network")
                 self.written[node] = first
-            elif value is result:
+            elif value is result and node.target != "contiguous":  # which may copy another batch
                 self.same[node] = first
         return result
 

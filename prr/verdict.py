@@ -261,8 +261,10 @@ def judge(
                 "kernels are judged; found none"
             )
         ranked = rank(target, sources, layers).assign(drawn=lambda table: table["source"] == drawn)
-    options |= {"before": values(target, data, **options)}
-    together = jointly(target, sources[ranked["source"].iloc[0]], data, _in_order(layers), tolerance, options)
+    passing = _in_order(layers)
+    if len(passing):
+        options["before"] = values(target, data, **options)
+    together = jointly(target, sources[ranked["source"].iloc[0]], data, passing, tolerance, options)
     pairs = parameter_table(target, data.images[:1].to(device_of(target))).drop(columns=["shape", "size"])
     rest = pd.concat({name: incomparable(target, each) for name, each in sources.items()}, names=["network"])
     return Verdict(

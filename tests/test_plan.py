@@ -41,12 +41,11 @@ def test_what_is_in_the_store_costs_nothing(tmp_path):
     assert table["megabytes"].tolist() == pytest.approx([parameters * 4 / 1e6] * 4, abs=0.06)
 
 
-def test_what_training_needs_at_once_grows_with_the_batch(tmp_path):
-    small, medium, large = (
-        plan("smoke", ["03"], store=tmp_path, batch_size=size)["peak"].iloc[0] for size in (200, 400, 600)
+def test_what_training_takes_is_what_a_batch_keeps_and_four_times_the_network(tmp_path):
+    one, two = (
+        plan("smoke", ["03"], store=tmp_path, unet_width=16, batch_size=size).iloc[0] for size in (4, 8)
     )
-    assert large - medium == pytest.approx(medium - small, abs=2)
-    assert medium > 1.9 * small  # a network of this size weighs next to nothing
+    assert two["peak"] - one["peak"] == pytest.approx(one["peak"] - 4 * one["megabytes"], abs=2)
 
 
 def test_an_override_reaches_the_plan(tmp_path):

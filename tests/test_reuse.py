@@ -385,16 +385,44 @@ def test_a_sweep_takes_some_layers_and_refuses_unknown_ones(target, source, data
         sweep(target, source, data, kinds=["W"], layers=[3, 9])
 
 
-@pytest.mark.parametrize("function", [sweep, joint, lambda target, source, data, **_: predict(target, data.images, 4)])
-def test_a_batch_that_does_not_fit_is_told_with_the_one_that_may(function, target, source, data):
-    def full(module, inputs):
-        if len(inputs[0]) > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+class Hungry(nn.Conv2d):
+    __module__ = nn.Conv2d.__module__  # torch.fx looks into modules that are not torch's own
 
-    target.block.register_forward_pre_hook(full)
-    options = {"pairs": everything("reuse")} if function is joint else {}
+    def forward(self, x):
+        if len(x) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("traceable", [True, False])
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [
+        (sweep, {}),
+        (joint, {"pairs": everything("reuse")}),
+        (joint, {"pairs": everything("reuse"), "recalibrated": True, "before": np.zeros(3)}),
+        (lambda target, _, data, batch_size: predict(target, data.images, batch_size), {}),
+    ],
+    ids=["sweep", "joint", "recalibrated", "predict"],
+)
+def test_a_batch_that_does_not_fit_is_told_with_the_one_that_may(function, options, traceable, target, source, data):
+    target.block[0].__class__ = Hungry
+    if not traceable:
+        target.block.register_forward_hook(lambda *_: None)
     with pytest.raises(JobError, match=r"out of memory with batch_size=4: expected .* set batch_size=2, or free"):
         function(target, source, data, batch_size=4, **options)
+
+
+def test_scores_of_other_patients_are_refused(target, source, data):
+    with pytest.raises(OptionError, match=r"before: expected 3 values, one per patient, found shape \(1,\)"):
+        joint(target, source, data, everything("reuse"), before=np.zeros(1))
+
+
+def test_known_scores_of_the_target_change_nothing(target, source, data):
+    own = reuse.values(target, data, metrics.foreground_dice, 32)
+    expected = joint(target, source, data, everything("reuse"))
+    assert joint(target, source, data, everything("reuse"), before=own) == expected
+    assert joint(target, source, data, everything("reuse"), before=own - 0.25)["drop"] == expected["drop"] - 0.25
 
 
 def test_a_single_image_that_does_not_fit_has_to_be_smaller():

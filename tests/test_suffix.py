@@ -1,6 +1,7 @@
 """A pass that runs again only what depends on a change, against whole runs of networks with one tensor replaced."""
 
 import copy
+import weakref
 from collections import Counter
 
 import pytest
@@ -8,10 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from prr import suffix
 from prr.errors import NetworkError
 from prr.layers import named_tensors, parameter_table, replaced, tensor
 from prr.study import pspnet, unet
-from prr.suffix import Suffixes, UntraceableError, Whole, changed, main, outputs_of
+from prr.suffix import Step, Suffixes, UntraceableError, Whole, changed, execute, main, outputs_of
 
 
 class Net(nn.Module):
@@ -197,6 +199,25 @@ def parts_of_a_value():
     return Net(run, first=conv(1, 4), left=conv(2, 2), last=conv(4, 2))
 
 
+def slices_and_lists():
+    def run(self, x):
+        x = self.first(x)
+        rest = x[:, :, : x.shape[2] - 1]
+        return {"all": [x], "out": self.last(torch.cat([torch.stack([rest, rest * 2]).sum(0), x[:, :, -1:]], dim=2))}
+
+    return Net(run, first=conv(1, 3), last=conv(3, 2))
+
+
+def contiguous_as_the_batch_is():
+    """A single image is contiguous in either order, and `contiguous` hands it on; several are not."""
+
+    def run(self, x):
+        x = self.first(x).flatten(2).transpose(1, 2).contiguous()
+        return self.last(x.transpose(0, 1).contiguous().view(-1, 3)).view(-1, x.shape[0], 2).transpose(0, 1)
+
+    return Net(run, first=conv(1, 3), last=nn.Linear(3, 2))
+
+
 TRACEABLE = {
     "chain": chain,
     "residual": residual,
@@ -221,6 +242,8 @@ TRACEABLE = {
     "writes into the images": writes_into_the_images,
     "writes into the images and calls twice": writes_into_the_images_and_calls_twice,
     "parts of a value": parts_of_a_value,
+    "slices and lists": slices_and_lists,
+    "contiguous as the batch is": contiguous_as_the_batch_is,
 }
 
 
@@ -524,12 +547,65 @@ def test_the_last_layer_of_unet_is_all_that_runs_again_for_it():
     assert set(calls.values()) == {1}
 
 
-def test_a_pass_holds_what_suffixes_read_and_nothing_else():
+@pytest.mark.parametrize("make", [chain, residual, TRACEABLE["unet"]], ids=["chain", "residual", "unet"])
+def test_a_value_is_held_until_its_last_reader_has_run_and_no_longer(make):
+    model, pairs, source, images = case(make)
+    suffixes = Suffixes(model, changes_of(model, pairs, source), images[:1])
+    alive, wanted = {}, []
+
+    def watched(step, later):
+        def function(*inputs, **options):
+            read = {each for other in (step, *later) for each in other.node.all_input_nodes}
+            held = {id(value()) for value in alive.values() if value() is not None}
+            wanted.append(held <= {id(value()) for node, value in alive.items() if node in read})
+            value = step.function(*inputs, **options)
+            alive[step.node] = weakref.ref(value)
+            return value
+
+        return step._replace(function=function)
+
+    with torch.inference_mode():
+        for run in suffixes.runs:
+            alive.clear()
+            steps = [Step(run.node, run.value, None, []), *run.suffix]
+            execute([watched(step, steps[place:]) for place, step in enumerate(steps)], suffixes._kept(images))
+    assert len(wanted) > len(suffixes.runs)
+    assert all(wanted)
+
+
+def test_a_pass_is_left_with_what_suffixes_read():
     model, pairs, source, images = case(TRACEABLE["unet"])
     last = [pair for pair in pairs if pair[1] == "classifier"]
     suffixes = Suffixes(model, changes_of(model, last, source), images[:1])
     (read,) = suffixes.runs[0].node.all_input_nodes
     assert suffixes._kept(images).keys() == {read, suffixes.graph.result}
+
+
+def test_nothing_is_copied_for_a_write_that_nobody_minds():
+    model, pairs, source, images = case(TRACEABLE["unet"])
+    suffixes = Suffixes(model, changes_of(model, pairs, source), images[:1])
+    assert suffixes.graph.written  # ReLU in place
+    assert not any(step.copied for run in suffixes.runs for step in run.suffix)
+
+
+def test_threads_wait_where_whole_networks_run_that_may_keep_something():
+    assert outputs_of(*chances(chain)).threads
+    assert not outputs_of(*chances(tied)).threads
+
+
+def chances(make):
+    model, pairs, source, images = case(make)
+    return model, changes_of(model, pairs, source), images[:1]
+
+
+def test_a_network_runs_whole_where_what_suffixes_read_does_not_fit(monkeypatch):
+    model, changes, images = chances(chain)
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(suffix, "execute", full)
+    assert isinstance(outputs_of(model, changes, images), Whole)
 
 
 @pytest.mark.parametrize("make", [chain, tied, TRACEABLE["unet"]], ids=["chain", "tied", "unet"])

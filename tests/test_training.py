@@ -108,10 +108,13 @@ def test_a_network_that_is_frozen_throughout_is_refused():
         fit(tiny().requires_grad_(False), blobs(), "segmentation", steps=1, batch_size=4, learning_rate=0.02, seed=0)
 
 
-def test_a_batch_that_does_not_fit_is_told_with_the_one_that_may():
+@pytest.mark.parametrize("training", [True, False])
+def test_a_batch_that_does_not_fit_is_told_with_the_one_that_may(training):
     class Large(nn.Conv2d):
         def forward(self, x):
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            if self.training == training:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(x)
 
     with pytest.raises(JobError, match=r"out of memory with batch_size=6.*set batch_size=3"):
         fit(Large(1, 4, 1), blobs(), "segmentation", steps=1, batch_size=6, learning_rate=0.02, seed=0)

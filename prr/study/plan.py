@@ -146,9 +146,10 @@ def plan(profile: str, chapters: Sequence[str] = (), **parameters: Any) -> pd.Da
     Returns:
         DataFrame[network, dataset, task, start, seed, patients, normalisation, stored, seconds, megabytes, peak].
         patients: of the training part, 0 for all; stored: it is in the store, and takes nothing; seconds: steps times
-        the time of one step, measured now on two slices, for one job at a time; megabytes: in the store; peak:
-        megabytes that training needs at once, of what a step keeps and of weights, gradients and Adam's moments; data
-        and what an operation takes for a moment come on top. So do the rows of the transfer experiment.
+        the time of one step, measured now on two slices; megabytes: in the store; peak: megabytes of memory that
+        training takes at least: what a step keeps, weights, gradients and Adam's moments; data and what an operation
+        takes for a moment come on top. Both are those of one job at a time, and of networks alone: the rows of the
+        transfer experiment come on top.
 
     Raises:
         OptionError: an unknown chapter, profile or parameter.

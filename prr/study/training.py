@@ -133,7 +133,7 @@ def fit(
             schedule.step()
             if step % every == 0 or (lines and step == steps):
                 since = step - (history[-1][0] if history else 0)
-                history.append((step, total.item() / since, validate(model, data.validation, task)))
+                history.append((step, total.item() / since, validate(model, data.validation, task, batch_size)))
                 total.zero_()
     return pd.DataFrame(history, columns=["step", "loss", "validation"])
 
@@ -146,6 +146,7 @@ def cost_per_slice(model: nn.Module, size: int) -> tuple[float, float]:
     device = next(model.parameters()).device
     images = torch.randn(2, 1, size, size, device=device)
     masks = torch.zeros(2, size, size, dtype=torch.long, device=device)
+    model.to(memory_format=torch.channels_last)  # as `fit` does
     optimiser = torch.optim.Adam(model.parameters())
     kept: dict[int, int] = {}
 
@@ -188,11 +189,11 @@ def orders(count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
         queue = queue[batch_size:]
 
 
-def validate(model: nn.Module, part: Slices, task: str) -> float:
+def validate(model: nn.Module, part: Slices, task: str, batch_size: int = 32) -> float:
     """Mean foreground Dice over patients, or mean square error."""
     with torch.random.fork_rng():
         torch.manual_seed(0)  # every validation hides the same squares
-        output = predict(model.eval(), given(part.images, task))
+        output = predict(model.eval(), given(part.images, task), batch_size)
     if task == "segmentation":
         return float(nanmean(foreground_dice(output, part)))
     return autoencoding_loss(output, part.images.to(output.device), part.masks).item()
