@@ -180,13 +180,13 @@ def test_the_fingerprint_sees_data_folders_but_not_outputs(toy, monkeypatch, tmp
 
 
 def test_a_failing_chapter_is_named_and_kept_for_a_look(toy):
-    write_chapter(toy / "book" / "02_two.ipynb", "x = 1", "raise ValueError('no such thing')")
-    with pytest.raises(BookError, match=r"02_two.ipynb: cell In \[4\] raised ValueError: no such thing .*failed"):
+    write_chapter(toy / "book" / "01_one.ipynb", "x = 1", "raise ValueError('no such thing')")
+    with pytest.raises(BookError, match=r"01_one.ipynb: cell In \[4\] raised ValueError: no such thing .*failed"):
         book.build(root=toy)
     out = toy / "build" / "quick"
-    assert (out / "failed" / "02_two.ipynb").is_file()
-    assert (out / "chapters" / "01_one.ipynb").is_file()
-    assert not (out / "chapters" / "02_two.ipynb").exists()
+    assert (out / "failed" / "01_one.ipynb").is_file()
+    assert (out / "chapters" / "02_two.ipynb").is_file()
+    assert not (out / "chapters" / "01_one.ipynb").exists()
     assert not (out / "html").exists()
     assert not (out / "running").exists()
 

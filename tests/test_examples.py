@@ -22,7 +22,7 @@ def run(tmp_path_factory):
 def test_the_target_learns_from_other_digits_than_it_is_judged_on(run):
     run = Experiment("quick", store=run.store.folder)
     few, validation, other = (examples.data(run, name).images.flatten(1) for name in ("few", "validation", "other"))
-    assert [len(part) for part in (few, validation, other)] == [100, 500, 1197]
+    assert [len(part) for part in (few, validation, other)] == [100, run.profile.example_images, 1197]
     assert few.abs().max() == validation.abs().max() == 1
     together = torch.cat([few, validation, other])
     assert len(together.unique(dim=0)) == len(together)
