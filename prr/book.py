@@ -269,7 +269,7 @@ def _run(notebook: Path, running: Path, given: dict, failed: Path) -> None:
 
 
 def _make_publishable(chapter, fingerprint: str) -> None:
-    """Keep the cost and the parameters of the run; strip papermill's timestamps and absolute paths."""
+    """Keep the cost and the parameters of the run; strip papermill's timestamps, absolute paths and stderr."""
     run = chapter.metadata.pop("papermill")
     shown = {name: _without_path(value) for name, value in run["parameters"].items()}
     chapter.metadata["prr"] = {"fingerprint": fingerprint, "seconds": run["duration"], "parameters": shown}
@@ -277,6 +277,8 @@ def _make_publishable(chapter, fingerprint: str) -> None:
         cell.source = cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n")  # of no use to a reader
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
+        if "outputs" in cell:  # progress bars, and warnings that name this machine's folders
+            cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.source = "\n".join(f"{name} = {value!r}" for name, value in shown.items())
             cell.metadata.tags.append("remove-cell")

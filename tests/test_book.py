@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -177,6 +178,15 @@ def test_the_fingerprint_sees_data_folders_but_not_outputs(toy, monkeypatch, tmp
     present = book.chapter_fingerprint(path, {})
     os.utime(mask, (0, 2**31))  # rewritten in place, two folders down
     assert len({first, absent, present, book.chapter_fingerprint(path, {})}) == 4
+
+
+def test_warnings_that_name_folders_of_this_machine_are_not_published(toy):
+    write_chapter(toy / "book" / "01_one.ipynb", "import sys\nprint('told')\nprint(sys.prefix, file=sys.stderr)")
+    book.build(root=toy)
+    for made in (toy / "build" / "quick" / "chapters", toy / "build" / "quick" / "html" / "_sources"):
+        published = (made / "01_one.ipynb").read_text(encoding="utf-8")
+        assert "told" in published
+        assert sys.prefix not in published
 
 
 def test_a_failing_chapter_is_named_and_kept_for_a_look(toy):
