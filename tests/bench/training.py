@@ -4,6 +4,7 @@ usual: what people write: a Dataset that augments slice by slice, a DataLoader w
 threads for one network. prr: `fit`, as many networks at once as there are cores, one thread each (on a GPU: one).
 """
 
+import copy
 import platform
 import time
 
@@ -61,7 +62,7 @@ def ours(model: nn.Module, data: Slices, steps: int, batch_size: int, learning_r
     if next(model.parameters()).device.type == "cpu":
         torch.set_num_threads(1)
     options = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
-    fit(model, data, "segmentation", progress=False, checkpoints=1, **options)
+    fit(model, data, "segmentation", progress=False, checkpoints=0, **options)
     return model
 
 
@@ -79,9 +80,10 @@ def main(profile: str, steps: int | None, device: str) -> None:
         width, images = getattr(scale, f"{name}_width"), scale.steps * scale.batch_size
         starts = [initial(name, width, "independent", "acdc", "segmentation", seed) for seed in (0, *range(jobs))]
         one, *models = (model.to(run.device) for model in starts)
+        first, pool = options | {"steps": 1}, Parallel(jobs)  # imports and processes, which serve many networks
+        usual(copy.deepcopy(one), data, seed=0, **first)
+        pool([delayed(ours)(model, data, seed=0, **first) for model in models])
         seconds = usual(one, data, seed=0, **options)
-        pool = Parallel(jobs)
-        pool([delayed(torch.get_num_threads)() for _ in range(jobs)])  # the processes are there already
         began = time.perf_counter()
         models = pool([delayed(ours)(model, data, seed=seed, **options) for seed, model in enumerate(models)])
         together = time.perf_counter() - began
