@@ -103,7 +103,7 @@ class Suffixes:
             inside = {node, *(step.node for step in steps)}
             kept.update(node.all_input_nodes, *(set(step.node.all_input_nodes) - inside for step in steps))
         self.prefix = self.graph.steps(self.graph.nodes, kept)
-        self.threads = all(run.node for run in self.runs)  # as of Whole
+        self.threads = all(run.node for run in self.runs)  # a whole network may keep something, see Whole
         self._try(model, suffixes, example)
 
     def __call__(self, images: Tensor) -> Iterator[Tensor]:
@@ -236,13 +236,9 @@ class Graph:
 def execute(steps: Sequence[Step], values: Values) -> Values:
     """Run steps on what `values` holds; it is changed: given what they make, rid of what they were the last to need."""
     for node, function, copied, freed in steps:
-        before = None if copied is None else values[copied]
-        if copied is not None:
-            values[copied] = before.clone()
-        args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+        given = values | {copied: values[copied].clone()} if copied else values
+        args, kwargs = map_arg((node.args, node.kwargs), given.__getitem__)
         values[node] = function(*args, **kwargs)
-        if copied is not None:
-            values[copied] = before
         for each in freed:
             del values[each]
     return values

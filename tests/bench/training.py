@@ -82,7 +82,7 @@ def main(profile: str, steps: int | None, device: str) -> None:
         one, *models = (model.to(run.device) for model in starts)
         first, pool = options | {"steps": 1}, Parallel(jobs)  # imports and processes, which serve many networks
         usual(copy.deepcopy(one), data, seed=0, **first)
-        pool([delayed(ours)(model, data, seed=0, **first) for model in models])
+        pool([delayed(ours)(copy.deepcopy(model), data, seed=0, **first) for model in models])
         seconds = usual(one, data, seed=0, **options)
         began = time.perf_counter()
         models = pool([delayed(ours)(model, data, seed=seed, **options) for seed, model in enumerate(models)])
