@@ -213,7 +213,13 @@ def chosen(output: Tensor) -> Tensor:
         raise DataError(f"output: expected logits (n, classes, ...), found {tuple(output.shape)}")
     if output.shape[1] == 1:
         return (output[:, 0] > 0).long()
-    return output.max(1).indices  # argmax(1) takes ten times as long on a CPU
+    if (classes := output.shape[1]) > 256:
+        return output.argmax(1)
+    # The first of the largest, by bytes that are compared in parallel: argmax takes three times as long on a CPU.
+    output = output.contiguous()
+    backwards = torch.arange(classes, dtype=torch.uint8, device=output.device).flip(0)
+    largest = (output == output.amax(1, keepdim=True)).view(torch.uint8)
+    return classes - 1 - (largest * backwards.reshape(-1, *[1] * (output.ndim - 2))).amax(1).long()
 
 
 def by_patient(values: Tensor, patient: Tensor) -> np.ndarray:

@@ -35,7 +35,7 @@ from prr.samples import Data, samples
 from prr.suffix import Change, Suffixes, Whole, main, outputs_of
 
 # Goes into every stored sweep's key: raise it when a change here or in metrics.py changes what a sweep gives.
-RECIPE = 1
+RECIPE = 2
 KEPT = 2**28  # bytes of outputs that a sweep holds at a time, for a score that wants whole outputs
 # What a plan does with a parameter: take it from the source and freeze it; take it and train on; keep the model's own
 # and estimate it anew on the target's images (RM, RV); keep the model's own and train.

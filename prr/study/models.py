@@ -16,6 +16,7 @@ from prr.errors import OptionError
 from prr.layers import forward
 
 PYRAMID = (1, 2, 3, 6)
+LAYOUT = torch.channels_last  # in which networks are trained and swept
 
 
 class DoubleConv(nn.Module):
@@ -126,9 +127,9 @@ class PSPNet(nn.Module):
         size = x.shape[-2:]
         third, deep = self.encoder(x.expand(-1, 3, -1, -1) if self.in_channels == 1 else x)
         levels = [
-            resize(level(functional.adaptive_avg_pool2d(deep, bins)), deep.shape[-2:])
+            resize(level(functional.adaptive_avg_pool2d(deep, bins)), deep.shape[-2:]).contiguous(memory_format=LAYOUT)
             for bins, level in zip(PYRAMID, self.pyramid, strict=True)
-        ]
+        ]  # from a single pixel, resizing can't tell the layout, and in another one what follows takes twice as long
         output = resize(self.classifier(self.fuse(torch.cat([deep, *levels], dim=1))), size)
         return (output, resize(self.auxiliary(third), size)) if self.training else output
 
