@@ -2,16 +2,15 @@
 
     book/*.ipynb -- papermill --> out/chapters -- with prose, toc, run times --> out/source -- jupyter-book --> out/html
 
-`out` is build/<profile>. Each arrow works in out/running and ends in a rename, so an interrupted run leaves nothing
-half-written; a chapter whose fingerprint is unchanged is not executed again.
+The first arrow is here, the others are in `prr.rendering`. `out` is build/<profile>. Each arrow works in out/running
+and ends in a rename, so an interrupted run leaves nothing half-written; a chapter whose fingerprint is unchanged is not
+executed again.
 """
 
 import hashlib
 import json
 import os
-import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,20 +20,14 @@ from pathlib import Path
 from joblib import Parallel, cpu_count, delayed
 
 from prr.errors import BookError, OptionError
-from prr.study.edition import FIGURE, FOLDER, Edition
-from prr.study.jobs import workers_given
+from prr.rendering import move, read_yaml, render, tree_digest
+from prr.study.edition import FOLDER, Edition
+from prr.study.jobs import FOLDERS, workers_given
 
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
-DATA_FOLDERS = ("PRR_ACDC", "PRR_T1", "PRR_RVSC")
-PATHS = (*DATA_FOLDERS, "PRR_STORE")
-LEDGER = "07_verdict"  # the last page of an edition
-FIRST = (
-    "What it costs to replace a kernel, by network and by start of training: the mean drop of Dice over kernels, as "
-    "trained, at equal distance, by equal noise and at nearest Dice, with intervals. Chapter 8 tells more."
-)
+PATHS = (*FOLDERS, "PRR_STORE")
 MARK = ".prr-build"  # says that a folder is a build's, whose contents a build may replace
-JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
 
 
 def build(
@@ -157,7 +150,7 @@ def select(root: Path, wanted: Sequence[str] = ()) -> list[Path]:
     toc = root / "_toc.yml"
     if not toc.is_file():
         raise BookError(f"expected _toc.yml and book/ in {root}, found none; run from a clone of the repository")
-    paths = [root / "book" / f"{entry['file']}.ipynb" for entry in _read_yaml(toc)["chapters"]]
+    paths = [root / "book" / f"{entry['file']}.ipynb" for entry in read_yaml(toc)["chapters"]]
     by_number = {path.stem.split("_")[0]: path for path in paths}
     wanted = [number.zfill(2) for number in wanted]
     if unknown := sorted(set(wanted) - set(by_number)):
@@ -199,7 +192,7 @@ def execute(notebook: Path, given: dict, out: Path, where: dict[str, str]) -> st
     _make_publishable(chapter, chapter_fingerprint(notebook, given))
     _check_alt_text(chapter, notebook.name)
     nbformat.write(chapter, running)
-    _move(running, finished)
+    move(running, finished)
     return f"{notebook.stem}: executed in {chapter.metadata.prr.seconds:.0f} s"
 
 
@@ -218,30 +211,14 @@ def chapter_fingerprint(notebook: Path, given: dict) -> str:
     from prr.study.store import fingerprint as files_digest
 
     cells = [[cell.cell_type, cell.source, cell.metadata] for cell in nbformat.read(notebook, 4).cells]
-    folders = [os.environ.get(name) for name in DATA_FOLDERS] + [given.get("data_root")]
+    folders = [os.environ.get(name) for name in FOLDERS] + [given.get("data_root")]
     files = [files_digest(Path(folder)) for folder in folders if folder and Path(folder).exists()]
     facts = [cells, given, folders, files, sys.version, version("torch")]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     results = [Edition(given["edition"]).folder] if given.get("edition") else []
     for folder in (PACKAGE, notebook.parents[1] / "data" / "paper", *results):
-        digest.update(_tree_digest(folder).encode())
+        digest.update(tree_digest(folder).encode())
     return digest.hexdigest()
-
-
-def render(names: list[str], root: Path, out: Path, edition: Edition | None = None) -> Path:
-    """Build HTML from the executed chapters `names`, unless out/html was built from the same files."""
-    source, html = _assemble(names, root, out, edition), out / "html"
-    digest = f"{_tree_digest(source)} {version('jupyter-book')} {version('sphinx')}"
-    stamp = html / ".source"
-    if stamp.is_file() and stamp.read_text() == digest:
-        print("html: unchanged", flush=True)
-        return html / "index.html"
-    built = out / "running" / "_build" / "html"
-    _jupyter_book(source, built.parents[1], out / "build.log")
-    (built / stamp.name).write_text(digest)
-    _move(built, html)
-    print(f"html: {html / 'index.html'}", flush=True)
-    return html / "index.html"
 
 
 def _run(notebook: Path, running: Path, given: dict, failed: Path) -> None:
@@ -260,7 +237,7 @@ def _run(notebook: Path, running: Path, given: dict, failed: Path) -> None:
             extra_arguments=["--log-level=CRITICAL"],  # the kernel's own log, not the chapter's
         )
     except (papermill.PapermillExecutionError, DeadKernelError) as error:
-        _move(running, failed)
+        move(running, failed)
         if isinstance(error, DeadKernelError):
             what = "the kernel died, most often for want of memory; try a smaller profile"
         else:
@@ -294,98 +271,6 @@ def _check_alt_text(chapter, name: str) -> None:
             )
 
 
-def _assemble(names: list[str], root: Path, out: Path, edition: Edition | None) -> Path:
-    """Lay what Jupyter Book reads in out/source: the chapters of this build and no others, with their run times.
-
-    An edition says on each page what it is, shows its main figure first, and ends with the ledger.
-    """
-    import yaml
-
-    source = out / "source"
-    shutil.rmtree(source, ignore_errors=True)
-    shutil.copytree(root / "book", source, ignore=shutil.ignore_patterns("*.ipynb", ".ipynb_checkpoints"))
-    for name in names:
-        shutil.copy(out / "chapters" / name, source)
-    speed = _run_times([source / name for name in names]) + _benchmarks(root / "tests" / "bench")
-    pages = [*(Path(name).stem for name in names), "run_times"]
-    if edition:
-        _mark(source, names, edition)
-        speed += f"\n{edition.to_markdown()}"
-        pages.sort(key=lambda page: page == LEDGER)
-    (source / "run_times.md").write_text(speed, encoding="utf-8")
-    toc, config = _read_yaml(root / "_toc.yml"), _read_yaml(root / "_config.yml")
-    if len(names) < len(toc["chapters"]):  # a link to a chapter that isn't in a partial build is no mistake
-        config["sphinx"]["config"]["suppress_warnings"] = ["myst.xref_missing"]
-    toc["chapters"] = [{"file": page} for page in pages]
-    for file, content in (("_toc.yml", toc), ("_config.yml", config)):
-        (source / file).write_text(yaml.safe_dump(content), encoding="utf-8")
-    return source
-
-
-def _mark(source: Path, names: list[str], edition: Edition) -> None:
-    """Say below the title of every page which edition it shows; put the edition's figure on the first one."""
-    import nbformat
-
-    from prr.study.experiment import recipes
-
-    notice = edition.notice(recipes())
-    for name in names:
-        chapter = nbformat.read(source / name, 4)
-        title, _, rest = chapter.cells[0].source.partition("\n")
-        chapter.cells[0].source = f"{title}\n\n{notice}\n{rest}"
-        nbformat.write(chapter, source / name)
-    shutil.copy(edition.folder / FIGURE, source / FIGURE)
-    title, _, rest = (source / "index.md").read_text(encoding="utf-8").partition("\n")
-    (source / "index.md").write_text(f"{title}\n\n{notice}\n\n![{FIRST}]({FIGURE})\n{rest}", encoding="utf-8")
-
-
-def _run_times(chapters: list[Path]) -> str:
-    import nbformat
-
-    lines = [
-        "# How fast\n",
-        "## Run times\n",
-        "What each chapter of this build took on the machine that executed it. A chapter that finds its networks",
-        "in the store takes less than one that trains them.\n",
-        "| chapter | seconds | parameters |",
-        "| --- | ---: | --- |",
-    ]
-    for chapter in chapters:
-        run = nbformat.read(chapter, 4).metadata.prr
-        parameters = ", ".join(f"`{name}={value}`" for name, value in run.parameters.items())
-        lines.append(f"| [](./{chapter.name}) | {run.seconds:.1f} | {parameters} |")
-    lines.append(f"\nPython {sys.version.split()[0]}, torch {version('torch')}.")
-    return "\n".join(lines) + "\n"
-
-
-def _benchmarks(folder: Path) -> str:
-    """What `make bench` printed, as it is, on each device that has a file; nothing without one."""
-    if not (tables := sorted(folder.glob("*.txt"))):
-        return ""
-    lines = [
-        "\n## Benchmarks\n",
-        "What `make bench` printed; machine and versions stand above each table. A sweep takes turns with a *plain*",
-        "loop, which runs the whole network for every transplant in the same batches; figures are medians of these",
-        "pairs. The *usual* loop is `load_state_dict`, a `DataLoader` and Dice in NumPy, in the first three rounds.",
-        "*By operations* is what leaving out the convolutions before a changed layer could gain at most. Training as",
-        "usual is one network on all cores behind a `DataLoader` that augments slice by slice; `prr` trains one",
-        "network on each core.\n",
-    ]
-    for table in tables:
-        lines += [f"### {table.stem}\n", "```text", table.read_text(encoding="utf-8").strip("\n"), "```\n"]
-    return "\n".join(lines)
-
-
-def _jupyter_book(source: Path, output: Path, log: Path) -> None:
-    options = ["--path-output", output, "--toc", source / "_toc.yml", "-W", "--keep-going", "-q"]
-    with log.open("w", encoding="utf-8") as lines:
-        done = subprocess.run([*JUPYTER_BOOK, "build", source, *options], stdout=lines, stderr=subprocess.STDOUT)
-    if done.returncode:
-        text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(encoding="utf-8"))
-        warnings = [line for line in text.splitlines() if re.search("WARNING|ERROR|Error:", line)]
-        raise BookError(f"jupyter-book: {(warnings or ['it failed'])[0]} ({len(warnings)} such lines in {log})")
-
-
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Hold `out` for this build, with an empty out/running."""
@@ -407,28 +292,5 @@ def _alone(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _move(made: Path, to: Path) -> None:
-    """Put a file or a folder in place by a rename; a folder that is there already goes first."""
-    to.parent.mkdir(exist_ok=True)
-    if to.is_dir():
-        os.replace(to, made.parent / "replaced")
-    os.replace(made, to)
-
-
-def _tree_digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def _without_path(value: object) -> object:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-
-
-def _read_yaml(path: Path) -> dict:
-    import yaml
-
-    return yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ import pytest
 from matplotlib import pyplot
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from prr import book
+from prr import book, rendering
 from prr.errors import BookError, DataError, OptionError
 from prr.study.edition import SCHEMA
 from prr.study.experiment import recipes
@@ -39,7 +39,7 @@ def write_chapter(path: Path, *cells, metadata: dict | None = None) -> Path:
 @pytest.fixture
 def toy(tmp_path, monkeypatch) -> Path:
     """A book of the repository's own _config.yml and two chapters, the second of which links to the first."""
-    for name in book.DATA_FOLDERS:
+    for name in book.FOLDERS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PRR_JOBS", "1")
     monkeypatch.setenv("MPLBACKEND", "agg")  # a user may have it set; figures show all the same
@@ -106,7 +106,7 @@ def test_a_book_is_built_offline_and_only_once(toy, capsys, monkeypatch):
 
     before = index.stat().st_mtime_ns
     monkeypatch.setattr(book, "_run", None)
-    monkeypatch.setattr(book, "_jupyter_book", None)
+    monkeypatch.setattr(rendering, "_jupyter_book", None)
     start = time.perf_counter()
     assert book.build(root=toy) == index
     assert time.perf_counter() - start < 10
@@ -383,7 +383,7 @@ def test_an_edition_says_on_every_page_what_it_is_and_ends_with_the_ledger(toy, 
 
 
 def test_an_edition_that_changed_is_rendered_again(toy, shown, capsys, monkeypatch):
-    monkeypatch.setattr(book, "_jupyter_book", lambda source, output, log: (output / "_build/html").mkdir(parents=True))
+    monkeypatch.setattr(rendering, "_jupyter_book", lambda _, output, log: (output / "_build/html").mkdir(parents=True))
     for change, expected in [("{}", {"01_one"}), ("{}", set()), ("{ }", {"01_one"})]:
         (shown / "records.json").write_text(change)
         book.build(root=toy, edition=str(shown), chapters=["01"])

@@ -21,6 +21,7 @@ FLOORS = [
     ["figures"],
     ["data"],
     ["study"],
+    ["rendering"],
     ["book"],
     ["recording"],
     ["__main__"],

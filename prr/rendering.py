@@ -1,0 +1,152 @@
+"""Build the book's HTML from executed chapters: prose, table of contents, run times and benchmarks beside them."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from prr.errors import BookError
+from prr.study.edition import FIGURE, Edition
+
+LEDGER = "07_verdict"  # the last page of an edition
+FIRST = (
+    "What it costs to replace a kernel, by network and by start of training: the mean drop of Dice over kernels, as "
+    "trained, at equal distance, by equal noise and at nearest Dice, with intervals. Chapter 8 tells more."
+)
+JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+
+
+def render(names: list[str], root: Path, out: Path, edition: Edition | None = None) -> Path:
+    """Build HTML from the executed chapters `names`, unless out/html was built from the same files."""
+    source, html = _assemble(names, root, out, edition), out / "html"
+    digest = f"{tree_digest(source)} {version('jupyter-book')} {version('sphinx')}"
+    stamp = html / ".source"
+    if stamp.is_file() and stamp.read_text() == digest:
+        print("html: unchanged", flush=True)
+        return html / "index.html"
+    built = out / "running" / "_build" / "html"
+    _jupyter_book(source, built.parents[1], out / "build.log")
+    (built / stamp.name).write_text(digest)
+    move(built, html)
+    print(f"html: {html / 'index.html'}", flush=True)
+    return html / "index.html"
+
+
+def _assemble(names: list[str], root: Path, out: Path, edition: Edition | None) -> Path:
+    """Lay what Jupyter Book reads in out/source: the chapters of this build and no others, with their run times.
+
+    An edition says on each page what it is, shows its main figure first, and ends with the ledger.
+    """
+    import yaml
+
+    source = out / "source"
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.copytree(root / "book", source, ignore=shutil.ignore_patterns("*.ipynb", ".ipynb_checkpoints"))
+    for name in names:
+        shutil.copy(out / "chapters" / name, source)
+    speed = _run_times([source / name for name in names]) + _benchmarks(root / "tests" / "bench")
+    pages = [*(Path(name).stem for name in names), "run_times"]
+    if edition:
+        _mark(source, names, edition)
+        speed += f"\n{edition.to_markdown()}"
+        pages.sort(key=lambda page: page == LEDGER)
+    (source / "run_times.md").write_text(speed, encoding="utf-8")
+    toc, config = read_yaml(root / "_toc.yml"), read_yaml(root / "_config.yml")
+    if len(names) < len(toc["chapters"]):  # a link to a chapter that isn't in a partial build is no mistake
+        config["sphinx"]["config"]["suppress_warnings"] = ["myst.xref_missing"]
+    toc["chapters"] = [{"file": page} for page in pages]
+    for file, content in (("_toc.yml", toc), ("_config.yml", config)):
+        (source / file).write_text(yaml.safe_dump(content), encoding="utf-8")
+    return source
+
+
+def _mark(source: Path, names: list[str], edition: Edition) -> None:
+    """Say below the title of every page which edition it shows; put the edition's figure on the first one."""
+    import nbformat
+
+    from prr.study.experiment import recipes
+
+    notice = edition.notice(recipes())
+    for name in names:
+        chapter = nbformat.read(source / name, 4)
+        title, _, rest = chapter.cells[0].source.partition("\n")
+        chapter.cells[0].source = f"{title}\n\n{notice}\n{rest}"
+        nbformat.write(chapter, source / name)
+    shutil.copy(edition.folder / FIGURE, source / FIGURE)
+    title, _, rest = (source / "index.md").read_text(encoding="utf-8").partition("\n")
+    (source / "index.md").write_text(f"{title}\n\n{notice}\n\n![{FIRST}]({FIGURE})\n{rest}", encoding="utf-8")
+
+
+def _run_times(chapters: list[Path]) -> str:
+    import nbformat
+
+    lines = [
+        "# How fast\n",
+        "## Run times\n",
+        "What each chapter of this build took on the machine that executed it. A chapter that finds its networks",
+        "in the store takes less than one that trains them.\n",
+        "| chapter | seconds | parameters |",
+        "| --- | ---: | --- |",
+    ]
+    for chapter in chapters:
+        run = nbformat.read(chapter, 4).metadata.prr
+        parameters = ", ".join(f"`{name}={value}`" for name, value in run.parameters.items())
+        lines.append(f"| [](./{chapter.name}) | {run.seconds:.1f} | {parameters} |")
+    lines.append(f"\nPython {sys.version.split()[0]}, torch {version('torch')}.")
+    return "\n".join(lines) + "\n"
+
+
+def _benchmarks(folder: Path) -> str:
+    """What `make bench` printed, as it is, on each device that has a file; nothing without one."""
+    if not (tables := sorted(folder.glob("*.txt"))):
+        return ""
+    lines = [
+        "\n## Benchmarks\n",
+        "What `make bench` printed; machine and versions stand above each table. A sweep takes turns with a *plain*",
+        "loop, which runs the whole network for every transplant in the same batches; figures are medians of these",
+        "pairs. The *usual* loop is `load_state_dict`, a `DataLoader` and Dice in NumPy, in the first three rounds.",
+        "*By operations* is what leaving out the convolutions before a changed layer could gain at most. Training as",
+        "usual is one network on all cores behind a `DataLoader` that augments slice by slice; `prr` trains one",
+        "network on each core.\n",
+    ]
+    for table in tables:
+        lines += [f"### {table.stem}\n", "```text", table.read_text(encoding="utf-8").strip("\n"), "```\n"]
+    return "\n".join(lines)
+
+
+def _jupyter_book(source: Path, output: Path, log: Path) -> None:
+    options = ["--path-output", output, "--toc", source / "_toc.yml", "-W", "--keep-going", "-q"]
+    with log.open("w", encoding="utf-8") as lines:
+        done = subprocess.run([*JUPYTER_BOOK, "build", source, *options], stdout=lines, stderr=subprocess.STDOUT)
+    if done.returncode:
+        text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(encoding="utf-8"))
+        warnings = [line for line in text.splitlines() if re.search("WARNING|ERROR|Error:", line)]
+        raise BookError(f"jupyter-book: {(warnings or ['it failed'])[0]} ({len(warnings)} such lines in {log})")
+
+
+def move(made: Path, to: Path) -> None:
+    """Put a file or a folder in place by a rename; a folder that is there already goes first."""
+    to.parent.mkdir(exist_ok=True)
+    if to.is_dir():
+        os.replace(to, made.parent / "replaced")
+    os.replace(made, to)
+
+
+def tree_digest(folder: Path) -> str:
+    """A digest of the names and the contents of all files below a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def read_yaml(path: Path) -> dict:
+    import yaml
+
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
