@@ -133,16 +133,17 @@ class Edition(Store):
         """What was computed, and at what cost.
 
         Returns:
-            DataFrame[result, jobs, seconds, megabytes]: result: a network or the name of a table; seconds: of all jobs
-            together, which may have run side by side; megabytes: of tensors on the device, the most that one job took.
+            DataFrame[result, jobs, seconds, peak]: result: a network or the name of a table; seconds: of all jobs
+            together, which may have run side by side; peak: megabytes of tensors on the device, the most that one job
+            took.
         """
         rows = [
             {"result": record["key"].get("table", "network"), "seconds": record["seconds"],
-             "megabytes": record.get("megabytes")}
+             "peak": record.get("peak")}
             for record in self.records.values() if "seconds" in record
         ]  # fmt: skip
-        table = pd.DataFrame(rows, columns=["result", "seconds", "megabytes"]).astype({"megabytes": float})
-        costs = {"jobs": ("seconds", "size"), "seconds": ("seconds", "sum"), "megabytes": ("megabytes", "max")}
+        table = pd.DataFrame(rows, columns=["result", "seconds", "peak"]).astype({"peak": float})
+        costs = {"jobs": ("seconds", "size"), "seconds": ("seconds", "sum"), "peak": ("peak", "max")}
         return table.groupby("result", sort=False).agg(**costs).reset_index()
 
     def notice(self, recipes: Mapping[str, int]) -> str:
@@ -175,7 +176,7 @@ class Edition(Store):
         lines += ["\nWhat was computed; jobs ran side by side, so their seconds add up to more than the wall time.\n"]
         lines += ["| result | jobs | seconds | peak memory of one job, MB |", "| --- | ---: | ---: | ---: |"]
         for row in self.jobs().itertuples():
-            most = "" if np.isnan(row.megabytes) else f"{row.megabytes:.0f}"
+            most = "" if np.isnan(row.peak) else f"{row.peak:.0f}"
             lines.append(f"| {row.result} | {row.jobs} | {row.seconds:.0f} | {most} |")
         return "\n".join(lines) + "\n"
 

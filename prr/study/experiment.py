@@ -231,14 +231,14 @@ class Experiment:
         with self.threads():
             yield cost
         if self.device == "cuda":
-            cost["megabytes"] = round(torch.cuda.max_memory_allocated() / 1e6)
+            cost["peak"] = round(torch.cuda.max_memory_allocated() / 1e6)
         cost |= {"seconds": time.perf_counter() - began, "made": provenance(self.device)}
 
     def note(self, key: Key, of: Key, made: str, record: dict) -> None:
         """Keep for `provenance` what was made, of which network, from which start, where and when; each result once."""
         words = {"made": made} | {name: of.get(name) for name in ("network", "normalisation", "start", "seed")}
         where = {name: record["made"][name] for name in ("commit", "date", "device", "torch")}
-        cost = {"seconds": round(record["seconds"], 1), "megabytes": record.get("megabytes")}
+        cost = {"seconds": round(record["seconds"], 1), "peak": record.get("peak")}
         self._used[digest(key)] = words | cost | where
 
     @property
@@ -269,12 +269,12 @@ class Experiment:
         """What this page's results were made of: networks and tables, as they were made, which may be another day.
 
         Returns:
-            DataFrame[made, network, normalisation, start, seed, seconds(, megabytes), commit, date, device, torch];
-            megabytes: of tensors on a CUDA device, at most; no column where nothing was made on one.
+            DataFrame[made, network, normalisation, start, seed, seconds(, peak), commit, date, device, torch];
+            peak: megabytes of tensors on a CUDA device, at most; no column where nothing was made on one.
         """
         table = pd.DataFrame(self._used.values())
-        on_cuda = "megabytes" in table and table["megabytes"].notna().any()
-        return table if on_cuda else table.drop(columns="megabytes", errors="ignore")
+        on_cuda = "peak" in table and table["peak"].notna().any()
+        return table if on_cuda else table.drop(columns="peak", errors="ignore")
 
     @contextlib.contextmanager
     def threads(self) -> Iterator[None]:

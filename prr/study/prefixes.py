@@ -10,12 +10,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from prr import bn, donors, reuse
+from prr import donors, reuse
 from prr.data import Slices
 from prr.errors import NetworkError, OptionError
 from prr.figures import Words
 from prr.layers import parameter_table
-from prr.metrics import crossed_interval, foreground_dice, nanmean
+from prr.metrics import crossed_interval, foreground_dice
 from prr.study import grid, paper, training
 from prr.study.jobs import Call
 from prr.study.models import TITLES, derived
@@ -101,7 +101,8 @@ def jointly(run: Experiment, network: str, seed: int) -> pd.DataFrame:
         model, part = run.model(network, **judged), run.slices("acdc").validation.every(run.profile.grid_every)
         models = {name: run.model(network, **each) for name, each in givers.items()}
         models |= {"start": run.start(network, **judged), "random": donors.random(model, seed)}
-        table, own = units(model, part.images[:1].to(run.device)), _score(model, part)
+        table = units(model, part.images[:1].to(run.device))
+        own = reuse.values(model, part, foreground_dice, batch_size=32)
         drop = run.drops(network, judged, givers["source"]).groupby("layer")["drop"].mean()
         passing = table[table["kind"].eq("W") & table["layer"].isin(drop.index[drop <= TOLERANCE])]["unit"]
         sets = {
@@ -126,15 +127,10 @@ def jointly(run: Experiment, network: str, seed: int) -> pd.DataFrame:
     return pd.DataFrame({"network": network, "target": seed}, found.index).join(found)
 
 
-def _both(model: nn.Module, source: nn.Module, part: Slices, pairs: pd.DataFrame, own: float) -> list[float]:
-    """`prr.reuse.joint`'s drops with statistics as they come, and anew; `own` is scored once for all sets."""
-    changed = reuse.apply_plan(model, source, pairs[["kind", "name"]].assign(action="fine-tune")).eval()
-    return [own - _score(each, part) for each in (changed, bn.recalibrate(changed, part.images))]
-
-
-def _score(model: nn.Module, part: Slices) -> float:
-    """Foreground Dice, mean over patients."""
-    return float(nanmean(foreground_dice(reuse.predict(model, part.images), part)))
+def _both(model: nn.Module, source: nn.Module, part: Slices, pairs: pd.DataFrame, before: np.ndarray) -> list[float]:
+    """The drops of `prr.reuse.joint` with running statistics as they come, and anew."""
+    found = [reuse.joint(model, source, part, pairs, recalibrated=anew, before=before) for anew in (False, True)]
+    return [each["drop"] for each in found]
 
 
 def joint(run: Experiment, network: str) -> pd.DataFrame:
