@@ -1,5 +1,6 @@
 """Controls, verdicts, prefixes and predictors: by hand, and whole at the smallest scale."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -7,9 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
-from prr import figures, reuse
+from prr import bn, figures, reuse
 from prr.errors import MissingError, OptionError
 from prr.layers import tensor
+from prr.metrics import foreground_dice
 from prr.study import Experiment, grid, prediction, prefixes, profiles, redundancy, training
 from prr.study.models import pspnet, unet
 from prr.study.prediction import KERNELS, LAYER, SCORES, TUNED
@@ -195,21 +197,26 @@ def test_a_prefix_that_is_trained_on_moves(small):
     assert not torch.equal(tensor(model, "W", "down.0.conv1"), tensor(other, "W", "down.0.conv1"))
 
 
+def dice(model, part):
+    return np.nanmean(foreground_dice(reuse.predict(model, part.images), part))
+
+
 def test_everything_from_itself_at_once_costs_nothing(small):
     model, part = small.model("unet", **grid.target(0)), small.slices("acdc").validation
-    every, own = prefixes.units(model, part.images[:1]), prefixes._score(model, part)
+    every, own = prefixes.units(model, part.images[:1]), reuse.values(model, part, foreground_dice, 32)
     assert prefixes._both(model, model, part, every, own)[0] == 0
 
 
-def test_a_joint_transplant_is_that_of_the_library(small):
+def test_a_joint_transplant_is_scored_with_statistics_as_they_come_and_anew(small):
     model, source = (small.model("unet", **each) for each in (grid.target(0), grid.source(0, 0)))
     part = small.slices("acdc").validation
     some = prefixes.units(model, part.images[:1]).query("unit <= 9")
-    found = prefixes._both(model, source, part, some, prefixes._score(model, part))
-    for recalibrated, drop in zip((False, True), found, strict=True):
-        assert reuse.joint(model, source, part, some, recalibrated=recalibrated)["drop"] == pytest.approx(
-            drop, abs=1e-6
-        )
+    found = prefixes._both(model, source, part, some, reuse.values(model, part, foreground_dice, 32))
+    changed = copy.deepcopy(model)
+    for kind, name in some[["kind", "name"]].itertuples(index=False):
+        tensor(changed, kind, name).data.copy_(tensor(source, kind, name))
+    anew = bn.recalibrate(changed, part.images)
+    assert found == pytest.approx([dice(model, part) - dice(each, part) for each in (changed, anew)], abs=1e-6)
 
 
 def test_an_unknown_prefix_is_refused(small):
