@@ -359,6 +359,14 @@ def test_the_largest_logit_is_chosen(seed, shape, classes):
     assert torch.equal(chosen(output), output.argmax(1))
 
 
+@pytest.mark.parametrize("classes", [2, 255, 256, 257])  # a byte holds 256
+def test_of_equal_logits_the_first_is_chosen(classes):
+    largest = torch.ones(classes, classes).triu()  # row n: classes from n on share the largest
+    assert chosen(largest).tolist() == list(range(classes))
+    maps = largest[..., None, None].expand(-1, -1, 2, 3).contiguous(memory_format=torch.channels_last)
+    assert (chosen(maps) == torch.arange(classes)[:, None, None]).all()
+
+
 def test_a_single_class_counts_as_present_above_0():
     assert chosen(torch.tensor([[-1.0], [0.0], [0.1]])).tolist() == [0, 0, 1]
     assert chosen(torch.tensor([[[[-1.0, 2.0]]]])).tolist() == [[[0, 1]]]
