@@ -36,6 +36,7 @@ from prr.suffix import Change, Suffixes, Whole, main, outputs_of
 
 # Goes into every stored sweep's key: raise it when a change here or in metrics.py changes what a sweep gives.
 RECIPE = 2
+ROUNDING = 1e-3  # by which half precision may move a score
 KEPT = 2**28  # bytes of outputs that a sweep holds at a time, for a score that wants whole outputs
 # What a plan does with a parameter: take it from the source and freeze it; take it and train on; keep the model's own
 # and estimate it anew on the target's images (RM, RV); keep the model's own and train.
@@ -81,6 +82,7 @@ def sweep(
     layers: Collection[int] | None = None,
     score: Score | None = None,
     batch_size: int = 32,
+    bfloat16: bool = False,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Score the target with each of its layers' parameters replaced in turn, one layer and one kind at a time.
@@ -98,6 +100,8 @@ def sweep(
             the targets, mean foreground Dice for label maps.
         batch_size: images per forward pass. Memory grows with it, and on a CPU with torch's threads, each of which
             takes a batch of its own; it does not grow with the data.
+        bfloat16: convolve in half precision, faster where the hardware multiplies so (AMX, CUDA). Refused if that alone
+            moves the target's score by more than `ROUNDING`; a transplant's score may move by a little more.
         progress: show a bar on stderr.
 
     Returns:
@@ -107,14 +111,15 @@ def sweep(
 
     Raises:
         OptionError: an unknown kind, one layer instead of a list, an empty batch.
-        NetworkError: networks that share nothing, an unknown layer, NaN or infinite values, half precision on a CPU.
+        NetworkError: networks that share nothing, an unknown layer, NaN or infinite values, half precision on a CPU, or
+            a score that bfloat16 moves.
         DataError: empty or not finite data, or a score that gives no value.
         JobError: a batch does not fit into the memory of a CUDA device.
 
     Source: Wang et al. 2020, arXiv:2008.03411, Figs 3, 4, 7, 8.
     """
     data = samples(data)
-    rows, before, after = scored(target, source, data, kinds, layers, score, batch_size, progress)
+    rows, before, after = scored(target, source, data, kinds, layers, score, batch_size, bfloat16, progress)
     warn_of_rest(target, source)
     low, high = drop_interval(before, after)
     reached = nanmean(after)
@@ -130,6 +135,7 @@ def drops(
     layers: Collection[int] | None = None,
     score: Score | None = None,
     batch_size: int = 32,
+    bfloat16: bool = False,
     progress: bool = False,
 ) -> pd.DataFrame:
     """What `sweep` averages: the drop of every patient (or other unit), for intervals over seeds and patients.
@@ -141,7 +147,7 @@ def drops(
         the score says nothing of a patient.
     """
     data = samples(data)
-    rows, before, after = scored(target, source, data, kinds, layers, score, batch_size, progress)
+    rows, before, after = scored(target, source, data, kinds, layers, score, batch_size, bfloat16, progress)
     warn_of_rest(target, source)
     patients = data.patient.unique().tolist()
     long = rows.loc[rows.index.repeat(len(patients))].reset_index(drop=True)
@@ -156,6 +162,7 @@ def scored(
     layers: Collection[int] | None,
     score: Score | None,
     batch_size: int,
+    bfloat16: bool,
     progress: bool,
 ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Rows[kind, layer, name] of a sweep; scores (patients,) before and (rows, patients) after each transplant."""
@@ -176,8 +183,24 @@ def scored(
         model = model.to(memory_format=torch.channels_last)  # faster on a CPU
     pairs = list(rows[["kind", "name"]].itertuples(index=False, name=None))
     changes = [(own := tensor(model, *pair), own.detach().clone().copy_(tensor(source, *pair))) for pair in pairs]
-    before, *after = scores(model, changes, data, score, batch_size, progress)
+    if bfloat16:
+        check_rounding(model, data, score, batch_size)
+    before, *after = scores(model, changes, data, score, batch_size, bfloat16, progress)
     return rows[["kind", "layer", "name"]], before, np.reshape(after, (len(rows), len(before)))
+
+
+def check_rounding(model: nn.Module, data: Data, score: Score, batch_size: int) -> None:
+    """Refuse half precision where it moves the score of a network in eval mode.
+
+    Raises:
+        NetworkError: tells by how much.
+    """
+    exact, rounded = (nanmean(scores(model, [], data, score, batch_size, half)[0]) for half in (False, True))
+    if not abs(rounded - exact) <= ROUNDING:
+        raise NetworkError(
+            f"bfloat16: expected the target's score within {ROUNDING:g} of {exact:.4f}, found {rounded:.4f}; sweep "
+            "without bfloat16"
+        )
 
 
 def joint(
@@ -358,8 +381,9 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def scores(
-    model: nn.Module, changes: Sequence[Change], data: Data, score: Score, batch_size: int, progress: bool = False
-) -> np.ndarray:
+    model: nn.Module, changes: Sequence[Change], data: Data, score: Score, batch_size: int, bfloat16: bool = False,
+    progress: bool = False,
+) -> np.ndarray:  # fmt: skip
     """Score of a network by patient, first as it is, then under each change.
 
     Outputs are counted batch by batch; those of a score that wants all of them at once are kept, for so many changes
@@ -387,14 +411,15 @@ def scores(
     for first in range(0, max(len(changes), 1), size):
         outputs = outputs_of(model, changes[first : first + size], example)
         with fitting(batch_size):
-            counts = counted(outputs, data, score, batch_size, example.device, progress)
+            counts = counted(outputs, data, score, batch_size, example.device, bfloat16, progress)
         found += [_values(score.combine(each, data), data) for each in counts[min(first, 1) :]]
     return np.stack(found)
 
 
 def counted(
-    outputs: Suffixes | Whole, data: Data, score: Counted, batch_size: int, device: torch.device, progress: bool
-) -> Tensor:
+    outputs: Suffixes | Whole, data: Data, score: Counted, batch_size: int, device: torch.device, bfloat16: bool,
+    progress: bool,
+) -> Tensor:  # fmt: skip
     """Numbers (1 + changes, n, ...) that a score counts in each image's outputs.
 
     On a CPU as many batches run at once as torch has threads, one thread each: they don't wait for one another as the
@@ -407,11 +432,12 @@ def counted(
 
     def numbers(batch: Tensor) -> Tensor:
         images, targets = data.images[batch].to(device), data.masks[batch].to(device)
-        with torch.inference_mode():
+        # said here, for a thread knows nothing of the precision that its caller has set
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             found = []
             for output in outputs(images):
                 check_count(output, targets)
-                found.append(score.count(output, targets))
+                found.append(score.count(output.float() if bfloat16 else output, targets))
             return torch.stack(found)
 
     with contextlib.ExitStack() as stack:

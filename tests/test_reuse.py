@@ -15,7 +15,7 @@ from prr.distance import rmse
 from prr.errors import DataError, JobError, NetworkError, OptionError
 from prr.layers import ALL, parameter_table
 from prr.metrics import drop_interval
-from prr.reuse import ACTIONS, apply_plan, fitting, joint, predict, sweep, transplant
+from prr.reuse import ACTIONS, apply_plan, drops, fitting, joint, predict, sweep, transplant
 from prr.suffix import outputs_of
 
 ATTRIBUTE = {"W": "weight", "B": "bias", "RM": "running_mean", "RV": "running_var", "RW": "weight", "RB": "bias"}
@@ -305,6 +305,47 @@ def test_the_number_of_threads_does_not_matter(batch_size, score, target, source
     finally:
         torch.set_num_threads(before)
     pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+def confidence(output, data):
+    sure = output.softmax(1).amax(1).mean((1, 2)).double()
+    return np.array([sure[data.patient == one].mean() for one in data.patient.unique()])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_half_precision_rounds_in_every_thread_and_only_where_it_is_asked_for(threads, target, source, data):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        options = {"score": confidence, "batch_size": 3}
+        exact, half = (sweep(target, source, data, bfloat16=each, **options) for each in (False, True))
+        with torch.autocast("cpu", torch.bfloat16):
+            around = sweep(target, source, data, **options)
+    finally:
+        torch.set_num_threads(before)
+    pd.testing.assert_frame_equal(around, exact, check_exact=True)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        images = data.images.contiguous(memory_format=torch.channels_last)
+        changed = [transplant(target, source, row.kind, row.layer)(images).float() for row in half.itertuples()]
+    np.testing.assert_allclose(half["score"], [confidence(each, data).mean() for each in changed], atol=1e-4)
+    assert 0 < (half["score"] - exact["score"]).abs().max() < 0.01
+
+
+def test_drops_in_half_precision_average_to_the_sweep(target, source, data):
+    found = drops(target, source, data, score=confidence, bfloat16=True)
+    swept = sweep(target, source, data, score=confidence, bfloat16=True)
+    means = found.groupby(["kind", "layer"], sort=False)["drop"].mean()
+    np.testing.assert_allclose(means, swept["drop"], atol=1e-12)
+
+
+def test_half_precision_that_moves_the_score_is_refused(source, data):
+    close = nn.Conv2d(1, 4, 1)  # logits that differ by less than half precision can tell
+    with torch.no_grad():
+        close.weight.zero_()
+        close.bias.copy_(torch.tensor([1, 1.0001, 0, 0]))
+    assert sweep(close, copy.deepcopy(close), data)["drop"].eq(0).all()
+    with pytest.raises(NetworkError, match=r"bfloat16: expected the target's score within 0.001 of 0\.\d+, found 0"):
+        sweep(close, copy.deepcopy(close), data, bfloat16=True)
 
 
 def test_every_image_is_scored_in_its_place_whatever_the_batches_and_threads(target, source, data):

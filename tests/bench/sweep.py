@@ -1,10 +1,12 @@
 """How fast is a sweep? `python tests/bench/sweep.py` prints tables; pairs are interleaved, figures are medians.
 
 plain: every transplant runs the whole network; inference mode, channels_last, the same batches, Dice counted on labels.
+bfloat16: what prr does in half precision.
 usual: what people write: load_state_dict for every transplant, a DataLoader, Dice of each slice in NumPy.
 """
 
 import copy
+import functools
 import platform
 import resource
 import statistics
@@ -89,9 +91,9 @@ def usual(target: nn.Module, source: nn.Module, data: Samples, batch_size: int) 
     return np.array(found)
 
 
-def fast(target: nn.Module, source: nn.Module, data: Samples, batch_size: int) -> np.ndarray:
+def fast(target: nn.Module, source: nn.Module, data: Samples, batch_size: int, bfloat16: bool = False) -> np.ndarray:
     """What prr does."""
-    table = reuse.sweep(target, source, data, batch_size=batch_size).set_index(["kind", "name"])
+    table = reuse.sweep(target, source, data, batch_size=batch_size, bfloat16=bfloat16).set_index(["kind", "name"])
     return table.loc[live(target, data), "score"].to_numpy()
 
 
@@ -135,7 +137,7 @@ def ratio(slow: list[float], quick: list[float]) -> float:
     return statistics.median(one / other for one, other in zip(slow, quick, strict=False))
 
 
-WAYS = {"plain": plain, "prr": fast, "usual": usual}
+WAYS = {"plain": plain, "prr": fast, "bfloat16": functools.partial(fast, bfloat16=True), "usual": usual}
 
 
 @click.command()
@@ -155,20 +157,22 @@ def main(device: str, width: int, size: int, images: int, batch_size: int, pairs
         pair, data = [network(name, width, seed, device) for seed in (1, 2)], slices(images, size)
         scores, times = {}, {way: [] for way in WAYS}
         for number in range(pairs):
-            for way in WAYS if number < 3 else ("plain", "prr"):  # the usual loop takes minutes
+            for way in WAYS if number < 3 else ("plain", "prr", "bfloat16"):  # the usual loop takes minutes
                 spent, scores[way] = timed(WAYS[way], *pair, data, batch_size)
                 times[way].append(spent)
         medians = {way: statistics.median(each) for way, each in times.items()}
         gains = [ratio(times[way], times["prr"]) for way in ("plain", "usual")]
-        apart, bound = np.abs(scores["plain"] - scores["prr"]).max(), operations(pair[0], data)
-        rows.append((name, *medians.values(), *gains, bound, apart))
+        gains += [ratio(times["plain"], times["bfloat16"]), operations(pair[0], data)]
+        apart = [np.abs(scores["plain"] - scores[way]).max() for way in ("prr", "bfloat16")]
+        rows.append((name, *medians.values(), *gains, *apart))
         for factor in (1, 2, 4):
             part, layers = slices(images * factor // 4, size), list(range(1, 2 * factor + 1))
             by_images, _ = timed(fast, *pair, part, batch_size)
             by_layers, _ = timed(reuse.sweep, *pair, data, kinds=["W"], layers=layers, batch_size=batch_size)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
             growth.append((name, len(part.images), by_images, len(layers), by_layers, peak))
-    columns = ["network", "plain s", "prr s", "usual s", "plain/prr", "usual/prr", "by operations", "scores differ by"]
+    columns = ["network", *(f"{way} s" for way in WAYS), "plain/prr", "usual/prr", "plain/bfloat16", "by operations"]
+    columns += ["scores differ by", "in bfloat16"]
     print(pd.DataFrame(rows, columns=columns).to_string(index=False, float_format="{:.3g}".format))
     columns = ["network", "images", "all layers, s", "layers of W", "all images, s", "peak GiB so far"]
     print(pd.DataFrame(growth, columns=columns).to_string(index=False, float_format="{:.3g}".format))
