@@ -109,10 +109,10 @@ def _benchmarks(folder: Path) -> str:
         "What `make bench` printed; machine and versions stand above each table. A sweep takes turns with a *plain*",
         "loop, which runs the whole network for every transplant in the same batches; figures are medians of these",
         "pairs. The *usual* loop is `load_state_dict`, a `DataLoader` and Dice in NumPy, in the first three rounds.",
-        "*By operations* is what leaving out the convolutions before a changed layer could gain at most. *bfloat16* is",
-        "`sweep(..., bfloat16=True)`, which no chapter uses; the last column is the most by which it moved a score.",
-        "Training as usual is one network on all cores behind a `DataLoader` that augments slice by slice; `prr` trains",
-        "one network on each core.\n",
+        "*By operations* is what leaving out the convolutions before a changed layer could gain at most. *bfloat16*",
+        "is `sweep(..., bfloat16=True)`, which no chapter uses; the last column is the most by which it moved a score.",
+        "Training as usual is one network on all cores behind a `DataLoader` that augments slice by slice; `prr`",
+        "trains one network on each core.\n",
     ]
     for table in tables:
         lines += [f"### {table.stem}\n", "```text", table.read_text(encoding="utf-8").strip("\n"), "```\n"]
