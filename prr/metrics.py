@@ -208,7 +208,7 @@ def score_of(score: str | Score | None, data: Data) -> Score:
 
 
 def chosen(output: Tensor) -> Tensor:
-    """Labels (n, ...) from logits (n, classes, ...); a single class counts as present above 0."""
+    """Labels (n, ...) from logits (n, classes, ...); a single class counts as present above 0, NaN as no class: 0."""
     if output.ndim < 2:
         raise DataError(f"output: expected logits (n, classes, ...), found {tuple(output.shape)}")
     if output.shape[1] == 1:
@@ -218,7 +218,7 @@ def chosen(output: Tensor) -> Tensor:
     # The first of the largest, by bytes that are compared in parallel: argmax takes three times as long on a CPU.
     output = output.contiguous()
     backwards = torch.arange(classes, dtype=torch.uint8, device=output.device).flip(0)
-    largest = (output == output.amax(1, keepdim=True)).view(torch.uint8)
+    largest = (~(output < output.amax(1, keepdim=True))).view(torch.uint8)  # NaN is not smaller
     return classes - 1 - (largest * backwards.reshape(-1, *[1] * (output.ndim - 2))).amax(1).long()
 
 

@@ -367,6 +367,14 @@ def test_of_equal_logits_the_first_is_chosen(classes):
     assert (chosen(maps) == torch.arange(classes)[:, None, None]).all()
 
 
+def test_a_pixel_without_numbers_is_background():
+    output = torch.zeros(2, 3, 2, 2)
+    output[:, 2] = 1
+    output[0, :, 0, 0] = torch.nan
+    assert chosen(output)[0].tolist() == [[0, 2], [2, 2]]
+    assert (chosen(output)[1] == 2).all()
+
+
 def test_a_single_class_counts_as_present_above_0():
     assert chosen(torch.tensor([[-1.0], [0.0], [0.1]])).tolist() == [0, 0, 1]
     assert chosen(torch.tensor([[[[-1.0, 2.0]]]])).tolist() == [[[0, 1]]]
