@@ -111,8 +111,8 @@ def sweep(
 
     Raises:
         OptionError: an unknown kind, one layer instead of a list, an empty batch.
-        NetworkError: networks that share nothing, an unknown layer, NaN or infinite values, half precision on a CPU, or
-            a score that bfloat16 moves.
+        NetworkError: networks that share nothing, an unknown layer, NaN or infinite values, weights in half precision
+            on a CPU, or a score that bfloat16 moves.
         DataError: empty or not finite data, or a score that gives no value.
         JobError: a batch does not fit into the memory of a CUDA device.
 
