@@ -214,7 +214,7 @@ def chosen(output: Tensor) -> Tensor:
     if output.shape[1] == 1:
         return (output[:, 0] > 0).long()
     if (classes := output.shape[1]) > 256:
-        return output.argmax(1)
+        return output.argmax(1).where(~output.isnan().any(1), 0)
     # The first of the largest, by bytes that are compared in parallel: argmax takes three times as long on a CPU.
     output = output.contiguous()
     backwards = torch.arange(classes, dtype=torch.uint8, device=output.device).flip(0)

@@ -101,7 +101,7 @@ def sweep(
         batch_size: images per forward pass. Memory grows with it, and on a CPU with torch's threads, each of which
             takes a batch of its own; it does not grow with the data.
         bfloat16: convolve in half precision, faster where the hardware multiplies so (AMX, CUDA). Refused if that alone
-            moves the target's score by more than `ROUNDING`; a transplant's score may move by a little more.
+            moves the target's score by more than `ROUNDING`; a transplant's score is not checked and may move further.
         progress: show a bar on stderr.
 
     Returns:

@@ -367,10 +367,11 @@ def test_of_equal_logits_the_first_is_chosen(classes):
     assert (chosen(maps) == torch.arange(classes)[:, None, None]).all()
 
 
-def test_a_pixel_without_numbers_is_background():
-    output = torch.zeros(2, 3, 2, 2)
+@pytest.mark.parametrize("classes", [3, 257])
+def test_a_pixel_without_numbers_is_background(classes):
+    output = torch.zeros(2, classes, 2, 2)
     output[:, 2] = 1
-    output[0, :, 0, 0] = torch.nan
+    output[0, -1, 0, 0] = torch.nan
     assert chosen(output)[0].tolist() == [[0, 2], [2, 2]]
     assert (chosen(output)[1] == 2).all()
 
