@@ -71,7 +71,7 @@ def test_each_volume_has_zero_mean_and_unit_variance_and_all_its_slices(phantom_
 
 @pytest.mark.parametrize("below", ["acdc/database/training", "acdc/database", "acdc", "."])
 def test_the_folder_or_one_above_it_will_do(phantom_root, below):
-    assert check("ACDC", phantom_root / below)["patients"] == 4
+    assert check("acdc", phantom_root / below)["patients"] == 4
 
 
 def test_splits(phantom_root):
@@ -176,7 +176,7 @@ def test_folders_that_are_not_acdc_are_refused(tmp_path, phantom_root):
             read_acdc(wrong, progress=False)
         with pytest.raises(DataError, match="PRR_ACDC"):
             check("acdc", wrong)
-    with pytest.raises(OptionError, match="mnist"):
+    with pytest.raises(OptionError, match="expected one of acdc, t1, rvsc, found 'mnist'"):
         check("mnist", tmp_path)
 
 
@@ -201,6 +201,13 @@ def test_a_patient_without_info_is_missed_and_not_dropped(acdc):
     assert found["patients"] == 2
     assert found["missing"] == [str(acdc / "patient002" / "Info.cfg")]
     with pytest.raises(DataError, match=r"patient002/Info.cfg"):
+        read_acdc(acdc, progress=False)
+
+
+def test_a_volume_without_slices_is_refused_and_not_skipped(acdc):
+    for suffix in ("", "_gt"):
+        rewrite(acdc / f"patient001/patient001_frame01{suffix}.nii.gz", lambda voxels: voxels[..., :0])
+    with pytest.raises(DataError, match=r"patient001_frame01\.nii\.gz: expected"):
         read_acdc(acdc, progress=False)
 
 

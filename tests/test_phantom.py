@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation, label
 
-from prr.data import phantom, read_acdc, t1, write_phantom
+from prr.data import DATA_SETS, DataSet, check, read_acdc, t1, write_phantom
+from prr.data.volumes import Counts
 from prr.errors import DataError, OptionError
 
 
@@ -91,11 +92,43 @@ def test_a_threshold_does_not_segment_them(phantom_root):
         assert 2 * (guess & truth).sum() / (guess.sum() + truth.sum()) < 0.5
 
 
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_what_is_written_is_read_and_inspected_alike(phantom_root, name):
+    data = DATA_SETS[name].read(phantom_root / name, size=32, split="all", progress=False)
+    found = check(name, phantom_root / name)
+    assert data.name == found["name"] == DATA_SETS[name].title
+    assert data.phantom
+    assert found["phantom"]
+    assert len(data) == found["slices"]
+    assert len(data.patient.unique()) == found["patients"]
+    assert data.masks.unique().tolist() == found["labels"]
+    assert found["missing"] == []
+
+
+def test_a_line_in_the_table_is_all_that_a_new_data_set_needs(tmp_path, monkeypatch):
+    def write(root, patients, seed):
+        (root / "hearts.txt").write_text(f"{patients} {seed}")
+
+    def inspect(root):
+        return Counts(patients=int((root / "hearts.txt").read_text().split()[0]), labels={3, 0})
+
+    monkeypatch.setitem(DATA_SETS, "toy", DataSet("Toy", None, inspect, write))
+    root = write_phantom(tmp_path / "a", {"toy": 3}, seed=5)
+    assert [path.name for path in root.iterdir()] == ["toy"]
+    assert (root / "toy/hearts.txt").read_text() == "3 5"
+    found = check("toy", root / "toy")
+    assert (found["name"], found["patients"], found["labels"], found["spacing_mm"]) == ("Toy", 3, [0, 3], None)
+    with pytest.raises(OptionError, match="acdc, t1, rvsc, toy"):
+        write_phantom(tmp_path / "b", {"mnist": 2})
+    write_phantom(tmp_path / "b", 1)
+    assert {path.name for path in (tmp_path / "b").iterdir()} == set(DATA_SETS)
+
+
 def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(phantom.WRITERS, "t1", interrupt)
+    monkeypatch.setitem(DATA_SETS, "t1", DATA_SETS["t1"]._replace(write=interrupt))
     with pytest.raises(KeyboardInterrupt):
         write_phantom(tmp_path / "a", {"acdc": 1, "t1": 1})
     assert not list(tmp_path.iterdir())

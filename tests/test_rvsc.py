@@ -84,6 +84,15 @@ def test_check_counts_what_is_there_and_names_what_is_not(rvsc):
     assert check("rvsc", rvsc)["missing"] == [str(gone)]
 
 
+def test_a_volume_whose_files_are_all_missing_is_counted_and_named(rvsc):
+    gone = [path for path in contours(rvsc) if int(path.name[4:8]) % 20 == 0]
+    for path in gone:
+        path.unlink()
+    found = check("rvsc", rvsc)
+    assert found["volumes"] == 4
+    assert sorted(found["missing"]) == sorted(str(path) for path in gone)
+
+
 def test_an_image_with_an_outer_contour_alone_is_left_out(rvsc):
     whole = read_rvsc(rvsc, progress=False)
     listing = rvsc / "TrainingSet/patient01/P01list.txt"
@@ -212,7 +221,8 @@ def test_strange_names_in_a_list_are_refused(rvsc, line):
 
 def test_folders_that_are_not_rvsc_are_refused(tmp_path, phantom_root):
     patient = phantom_root / "rvsc/Test1Set/patient17"
-    for wrong in (tmp_path, tmp_path / "absent", phantom_root / "acdc", patient):
+    (tmp_path / "strange/TrainingSet/patients").mkdir(parents=True)
+    for wrong in (tmp_path, tmp_path / "absent", tmp_path / "strange", phantom_root / "acdc", patient):
         with pytest.raises(DataError, match="PRR_RVSC"):
             read_rvsc(wrong, progress=False)
 

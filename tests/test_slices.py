@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prr.data import Slices, split
-from prr.data.slices import centred, choose, fill, on_grid, reading
+from prr.data.volumes import Counts, Request, Volume, centred, check_spacing, choose, fill, patient_folders, reading
 from prr.errors import DataError, OptionError
 
 
@@ -21,18 +21,25 @@ def slices(patients: list[int], **fields) -> Slices:
     return Slices(**made | fields)
 
 
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.floats(0, 1), st.integers(0, 99))
-def test_split_takes_the_asked_share_of_distinct_patients_whatever_their_order(patients, fraction, seed):
-    held_out = split(patients, fraction, seed)
+def request(**options) -> Request:
+    asked = {"name": "toy", "size": 16, "spacing_mm": 1.5, "split": "all", "seed": 0, "normalise": "zscore"}
+    return Request(**asked | {"progress": False} | options)
+
+
+def placed(image: np.ndarray, mask: np.ndarray, spacing: tuple[float, float], **options) -> tuple:
+    return request(**options).place(Volume(1, image, mask, spacing, False, "a.nii"))
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(0, 99))
+def test_split_takes_half_of_the_distinct_patients_whatever_their_order(patients, seed):
+    held_out = split(patients, seed)
     assert set(held_out) <= set(patients)
-    assert len(set(held_out)) == len(held_out) == round(len(set(patients)) * fraction)
-    assert held_out == split(torch.tensor(sorted(patients)), fraction, seed)
+    assert len(set(held_out)) == len(held_out) == round(len(set(patients)) / 2)
+    assert held_out == split(torch.tensor(sorted(patients)), seed)
 
 
-def test_split_depends_on_the_seed_and_refuses_a_fraction_above_1():
-    assert split(range(100)) != split(range(100), seed=1)
-    with pytest.raises(OptionError, match="fraction"):
-        split([1, 2], 1.5)
+def test_split_depends_on_the_seed():
+    assert split(range(100)) == split(range(100), seed=0) != split(range(100), seed=1)
 
 
 @given(st.lists(st.integers(1, 30), min_size=2, max_size=40).filter(lambda p: len(set(p)) > 1))
@@ -78,11 +85,23 @@ def test_no_slices_at_all_are_refused():
         slices([])
 
 
-def test_slices_say_what_they_are_and_move():
+def test_slices_say_what_they_are():
     data = slices([1, 2, 2], phantom=True)
     assert repr(data) == "Slices(toy, phantom: 3 slices of 2 patients, 6 x 5 at 1.5 mm)"
-    assert data.to("cpu").held_out is None
     assert len(data) == 3
+
+
+@pytest.mark.parametrize(("patients", "kept"), [
+    ([7, 7, 7, 7, 2, 3, 3, 3], [0, 3, 4, 5]),
+    ([1, 2, 1, 2, 1, 1], [0, 1, 5]),
+])  # fmt: skip
+def test_every_third_slice_is_counted_within_each_patient(patients, kept):
+    data = slices(patients, held_out=(2,))
+    few = data.every(3)
+    assert torch.equal(few.images, data.images[kept])
+    assert few.patient.tolist() == [patients[k] for k in kept]
+    assert few.held_out == (2,)
+    assert torch.equal(data.every(1).images, data.images)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
@@ -101,7 +120,7 @@ def test_cropping_and_padding_keep_the_centre(height, width, size):
 def test_a_grid_of_the_same_spacing_and_size_changes_no_label():
     rng = np.random.default_rng(0)
     image, mask = rng.normal(size=(3, 16, 16)), rng.integers(0, 4, (3, 16, 16))
-    images, masks = on_grid(image, mask, (1.5, 1.5), size=16, spacing_mm=1.5, normalise="zscore")
+    images, masks = placed(image, mask, (1.5, 1.5))
     assert np.array_equal(masks, mask)
     assert np.allclose(images[:, 0], (image - image.mean()) / image.std(), atol=1e-5)
 
@@ -109,7 +128,7 @@ def test_a_grid_of_the_same_spacing_and_size_changes_no_label():
 def test_anisotropic_pixels_become_square():
     y, x = np.mgrid[:60, :120]
     disc = ((y - 29.5) * 2.0) ** 2 + ((x - 59.5) * 1.0) ** 2 < 40**2  # mm: rows 2 apart, columns 1
-    _, masks = on_grid(disc[None] * 1.0, disc[None], (2.0, 1.0), size=128, spacing_mm=1.0, normalise="unit")
+    _, masks = placed(disc[None] * 1.0, disc[None], (2.0, 1.0), size=128, spacing_mm=1.0, normalise="unit")
     rows, columns = torch.nonzero(masks[0]).T
     assert abs((rows.max() - rows.min()) - 80) <= 2
     assert abs((columns.max() - columns.min()) - 80) <= 2
@@ -118,8 +137,8 @@ def test_anisotropic_pixels_become_square():
 
 def test_normalisation_holds_for_what_comes_back_padding_included():
     image = np.random.default_rng(0).gamma(2, 100, (4, 20, 30))
-    zscore, _ = on_grid(image, image > 1e9, (1.4, 1.4), size=64, spacing_mm=1.5, normalise="zscore")
-    unit, _ = on_grid(image, image > 1e9, (1.4, 1.4), size=64, spacing_mm=1.5, normalise="unit")
+    zscore, _ = placed(image, image > 1e9, (1.4, 1.4), size=64)
+    unit, _ = placed(image, image > 1e9, (1.4, 1.4), size=64, normalise="unit")
     assert abs(zscore.mean()) < 1e-5
     assert abs(zscore.std(correction=0) - 1) < 1e-5
     assert (unit.min(), unit.max()) == (0, 1)
@@ -127,8 +146,81 @@ def test_normalisation_holds_for_what_comes_back_padding_included():
 
 
 def test_an_image_without_contrast_is_refused():
-    with pytest.raises(DataError, match="everywhere"):
-        on_grid(np.full((2, 8, 8), 7), np.zeros((2, 8, 8)), (1, 1), size=8, spacing_mm=1, normalise="zscore")
+    with pytest.raises(DataError, match="the value 7 everywhere"):
+        placed(np.full((2, 8, 8), 7), np.zeros((2, 8, 8)), (1, 1))
+    corner = np.zeros((1, 64, 64))
+    corner[:, 0, 0] = 1  # contrast that cropping takes away
+    with pytest.raises(DataError, match="the value 0 everywhere"):
+        placed(corner, corner, (1.5, 1.5))
+
+
+def volume(patient: int, drawn: int = 2, left_out: int = 0, phantom: bool = False) -> Volume:
+    image = np.random.default_rng(patient).normal(size=(drawn, 16, 16))
+    return Volume(patient, image, image > 1, (1.5, 1.5), phantom, f"{patient}.nii", left_out)
+
+
+def test_the_loop_gathers_volumes_in_their_order():
+    listed = [(3, 1, 0, True), (1, 2), (1, 3)]  # what `volume` takes
+    data = request(split=(1,)).read("here", listed, volume)
+    assert data.patient.tolist() == [3, 1, 1, 1, 1, 1]
+    assert data.held_out == (1,)
+    assert (data.name, data.spacing_mm, data.phantom) == ("toy", 1.5, True)
+    first, last = (request().place(volume(*item))[0] for item in (listed[0], listed[-1]))
+    assert torch.equal(data.images[:1], first)
+    assert torch.equal(data.images[3:], last)
+
+
+def test_images_that_nobody_annotated_are_left_out_and_counted():
+    listed = [(1, 2, 3), (2, 0, 5), (3, 1)]
+    with pytest.warns(UserWarning, match="^here: left out 8 of 11 images, which have no contour$"):
+        data = request(split="paper").read("here", listed, volume, paper=(2, 3))
+    assert data.patient.tolist() == [1, 1, 3]
+    assert data.held_out == (3,)  # of the paper's, patient 2 has nothing to validate with
+    with pytest.warns(UserWarning, match="left out 8"), pytest.raises(DataError, match=r"held_out.*\[2\]"):
+        request(split=(2,)).read("here", listed, volume)
+    with pytest.raises(DataError, match=r"^here: expected contours, found none in 5 images$"):
+        request().read("here", listed[1:2], volume)
+
+
+def test_a_volume_without_slices_is_refused_unless_it_says_what_it_left_out():
+    with pytest.raises(DataError, match=r"^2\.nii: expected a cine volume, found one that can't be read \(ValueError"):
+        request().read("here", [(1, 2), (2, 0)], volume)
+
+
+def test_an_unknown_split_is_refused_before_a_volume_is_read():
+    with pytest.raises(OptionError, match="split"):
+        request(split="half").read("here", [(1,)], None)
+
+
+def test_counts_add_up_and_name_absent_files(tmp_path):
+    counts = Counts(patients=2)
+    counts.add(volume(1, 2))
+    counts.add(volume(2, 3, phantom=True)._replace(spacing=(2.0, 1.0)))
+    assert (counts.volumes, counts.slices, counts.labels, counts.phantom) == (2, 5, {0, 1}, True)
+    assert counts.spacing_mm == [1.5, 1.5, 2.0, 1.0]
+    here, gone = tmp_path / "here", tmp_path / "gone"
+    here.touch()
+    assert not counts.misses(here)
+    assert counts.misses(here, gone)
+    assert counts.missing == [str(gone)]
+
+
+@pytest.mark.parametrize("values", [(0.1, 1), (1, 10), (1,), (1, 1, 1), (float("nan"), 1)])
+def test_a_spacing_that_no_scanner_has_is_refused(values):
+    assert check_spacing(["1.5", 2]) == (1.5, 2.0)
+    with pytest.raises(DataError, match=r"0\.1 to 10 mm, found \("):
+        check_spacing(values)
+
+
+def test_patients_are_numbered_folders_by_place_and_name(tmp_path):
+    for name in ("b/patient010", "b/patient2", "b/patients", "b/patient_3", "a/patient11", "a/patient0000001"):
+        (tmp_path / name).mkdir(parents=True)
+    found = patient_folders(tmp_path / "b", tmp_path / "a", tmp_path / "absent")
+    assert found == [(number, tmp_path / name) for number, name in
+                     ((10, "b/patient010"), (2, "b/patient2"), (11, "a/patient11"))]  # fmt: skip
+    (tmp_path / "a/patient02").mkdir()
+    with pytest.raises(DataError, match=r"a/patient02: expected one folder for each patient, found .*b/patient2 too"):
+        patient_folders(tmp_path / "b", tmp_path / "a")
 
 
 def test_a_square_contour_fills_its_pixels_x_before_y():
@@ -143,7 +235,9 @@ def test_a_square_contour_fills_its_pixels_x_before_y():
 def test_choices_of_a_split():
     assert choose("all", [1, 2], 0) == ()
     assert choose("paper", [1, 2, 3, 4], 5) == split([1, 2, 3, 4], seed=5)
-    assert choose((2,), [1, 2], 0) == (2,)
+    assert choose("paper", [1, 2], 0, paper=[2]) == (2,)
+    for patients in ((2,), [2], iter([2]), np.array([2])):
+        assert choose(patients, [1, 2], 0) == (2,)
     for wrong in ("half", 3):
         with pytest.raises(OptionError, match="split"):
             choose(wrong, [1, 2], 0)

@@ -125,6 +125,17 @@ def test_images_without_a_contour_are_left_out_and_counted(copy, blank):
     assert check("t1", copy)["missing"] == [f"{copy}: patient 1: 8 images lack a contour"]
 
 
+def test_a_patient_without_a_contour_validates_nothing(copy):
+    replace(copy, "EpiContours", lambda contours: contours * np.nan, patient=7)
+    with pytest.warns(UserWarning, match="left out 55 of 165 images") as caught:
+        assert read_t1(copy, progress=False).held_out == ()
+    assert caught[0].filename == __file__  # the caller's line, not one of ours
+    for patient in (1, 2):
+        replace(copy, "EndoContours", lambda contours: contours * np.nan, patient=patient)
+    with pytest.raises(DataError, match=rf"{t1.FILE}: expected contours, found none in 165 images"):
+        read_t1(copy, progress=False)
+
+
 def test_an_empty_cell_leaves_a_patient_out(copy):
     with h5py.File(copy, "r+") as file:
         dataset(file, "EndoContours").attrs["MATLAB_empty"] = 1

@@ -8,8 +8,6 @@ Source: T1 mapping at 1.5 T (myocardium about 950 ms, blood about 1550 ms): Mess
 doi:10.1002/mrm.20110.
 """
 
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +19,6 @@ from skimage.measure import find_contours
 
 from prr.data import acdc, rvsc, t1
 from prr.data.anatomy import TISSUES, Anatomy, Scene, Stack, draw_chest, draw_heart
-from prr.errors import DataError, OptionError
 
 # For each of TISSUES. Cine signal is relative (balanced SSFP: blood and fat are bright), of two scanners.
 CINE_ACDC = np.array([0.00, 0.78, 0.20, 0.05, 0.27, 0.80, 0.25, 0.40], np.float32)
@@ -95,7 +92,7 @@ def _cine(
     return phases
 
 
-def _acdc_patient(root: Path, number: int, rng: np.random.Generator) -> None:
+def _acdc_patient(folder: Path, rng: np.random.Generator) -> None:
     anatomy = Anatomy.draw(rng)
     pixel = float(rng.choice([1.25, 1.37, 1.45, 1.56]))
     height, width = (16 * rng.integers(10, 13, 2)).tolist()
@@ -103,10 +100,6 @@ def _acdc_patient(root: Path, number: int, rng: np.random.Generator) -> None:
     t = (np.arange(n) + rng.uniform(0.3, 0.9)) / n
     stack = _stack(rng, View.draw(rng, height, width, pixel, -8 + 8j), t)
     phases = _cine(rng, anatomy, stack, CINE_ACDC, rng.uniform(0.01, 0.03))
-    volumes = {
-        frame: (image.astype(np.int16), scene.masks)
-        for frame, (image, scene) in zip((1, end_systole), phases, strict=True)
-    }
     info = {
         "ED": 1,
         "ES": end_systole,
@@ -115,10 +108,10 @@ def _acdc_patient(root: Path, number: int, rng: np.random.Generator) -> None:
         "NbFrame": 30,
         "Weight": f"{rng.normal(75, 14):.1f}",
     }
-    acdc.write(root, number, info, volumes, (pixel, pixel, 10.0))
+    acdc.write(folder, info, [(image.astype(np.int16), scene.masks) for image, scene in phases], pixel)
 
 
-def _rvsc_patient(root: Path, subset: str, number: int, rng: np.random.Generator) -> None:
+def _rvsc_patient(folder: Path, rng: np.random.Generator) -> None:
     anatomy = Anatomy.draw(rng)
     pixel, n, end_systole = rng.uniform(1.3, 1.5), int(rng.integers(8, 11)), int(rng.integers(7, 10))
     height, width = ((128, 108), (108, 128))[rng.integers(2)]
@@ -134,7 +127,7 @@ def _rvsc_patient(root: Path, subset: str, number: int, rng: np.random.Generator
             # As in the challenge, end-systole may lack the o-contour.
             outer = _outline(scene.cavity[k], 3.0) if phase == 0 or rng.random() < 0.7 else None
             images[k * rvsc.PHASES + phase] = fine[k], _outline(scene.cavity[k], 0.0), outer
-    rvsc.write(root, subset, number, dict(sorted(images.items())), pixel / 2, 7.0)
+    rvsc.write(folder, dict(sorted(images.items())), pixel / 2)
 
 
 def _outline(distance: np.ndarray, level: float) -> np.ndarray:
@@ -174,57 +167,20 @@ def _inversion_times(rng: np.random.Generator, slices: int) -> np.ndarray:
     return np.sort(np.array(times)[:, None] + rng.normal(0, 8, (len(times), slices)), axis=0)
 
 
-def _write_acdc(root: Path, count: int, seed: int) -> None:
-    for k in range(1, count + 1):
-        _acdc_patient(root / "database" / "training", k, np.random.default_rng([seed, 0, k]))
+def write_acdc(root: Path, patients: int, seed: int) -> None:
+    """Phantom patients 1 to n in ACDC's layout."""
+    for k in range(1, patients + 1):
+        _acdc_patient(root / "database" / "training" / f"patient{k:03d}", np.random.default_rng([seed, 0, k]))
 
 
-def _write_t1(root: Path, count: int, seed: int) -> None:
-    t1.write(root, (_t1_patient(np.random.default_rng([seed, 1, k])) for k in range(1, count + 1)))
+def write_t1(root: Path, patients: int, seed: int) -> None:
+    """Phantom patients 1 to n in T1's layout."""
+    t1.write(root, (_t1_patient(np.random.default_rng([seed, 1, k])) for k in range(1, patients + 1)))
 
 
-def _write_rvsc(root: Path, count: int, seed: int) -> None:
-    # Patients train and test in turn, so that patient k is the same one in any number of them.
-    train = (count + 1) // 2
-    for k in range(1, count + 1):
+def write_rvsc(root: Path, patients: int, seed: int) -> None:
+    """Phantom patients in RVSC's layout, in TrainingSet and Test1Set in turn: k is the same one for any n."""
+    train = (patients + 1) // 2
+    for k in range(1, patients + 1):
         subset, number = (rvsc.TRAIN, (k + 1) // 2) if k % 2 else (rvsc.TEST, max(16, train) + k // 2)
-        _rvsc_patient(root, subset, number, np.random.default_rng([seed, 2, k]))
-
-
-WRITERS = {"acdc": _write_acdc, "t1": _write_t1, "rvsc": _write_rvsc}
-
-
-def write_phantom(root: str | Path, patients: int | Mapping[str, int], seed: int = 0) -> Path:
-    """Write phantom data sets below `root`: acdc/, t1/ and rvsc/, each in the layout of the real one.
-
-    Args:
-        root: folder to make; it must not exist, or be empty. It appears at once and complete, or not at all.
-        patients: how many in each data set, or {"acdc": n, "t1": n, "rvsc": n} (absent or 0: not written).
-            Every second RVSC patient is in Test1Set.
-        seed: of everything drawn. Patient k of a data set is the same however many patients are asked for.
-
-    Returns:
-        `root`.
-
-    Raises:
-        DataError: `root` holds something already.
-        OptionError: an unknown data set, a negative number, or nothing to write.
-    """
-    root = Path(root)
-    counts = dict(patients) if isinstance(patients, Mapping) else dict.fromkeys(WRITERS, patients)
-    sound = set(counts) <= set(WRITERS) and all(isinstance(n, int) and n >= 0 for n in counts.values())
-    if not sound or not any(counts.values()):
-        raise OptionError(
-            f"patients: expected a number above 0, or one for each of {', '.join(WRITERS)}, found {patients!r}"
-        )
-    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-        raise DataError(f"{root}: expected an empty folder or none, found one in use; choose another")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as building:
-        made = Path(building) / "made"
-        for name, count in counts.items():
-            if count:
-                (made / name).mkdir(parents=True)
-                WRITERS[name](made / name, count, seed)
-        made.replace(root)  # an empty folder gives way
-    return root
+        _rvsc_patient(root / subset / f"patient{number:02d}", np.random.default_rng([seed, 2, k]))

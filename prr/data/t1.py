@@ -11,16 +11,15 @@ images using fully convolutional neural networks, JCMR 21:7, 2019, doi:10.1186/s
 likely doi:10.7910/DVN/DHEUAV.
 """
 
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import numpy as np
-from tqdm import tqdm
 
-from prr.data.slices import PHANTOM_MARK, Slices, check_options, choose, fill, gather, on_grid, reading
+from prr.data.slices import Slices
+from prr.data.volumes import PHANTOM_MARK, Counts, Request, Volume, fill, reading
 from prr.errors import DataError
 
 FILE = "T1Dataset210.mat"
@@ -44,8 +43,8 @@ def read_t1(
     """Every annotated T1-weighted image, slice by slice, as `Slices` named "T1"; label 2 only.
 
     A patient's images are one volume, so that contrast still follows the inversion time after normalisation
-    (see `on_grid`). Images without a contour (none, NaN, or all zero) are left out, and a warning says how
-    many.
+    (see `Request.place`). Images without a contour (none, NaN, or all zero) are left out, and a warning reports
+    their number.
 
     Args:
         root: the folder of T1Dataset210.mat, the folder above (`t1`), or the file.
@@ -53,7 +52,7 @@ def read_t1(
         split: "paper" (the first 60 of 210 patients train, the last 30 are held out, in proportion where
             there are fewer, and those between are not read), "all" (none is held out), or the held-out ones,
             from 1.
-        seed: taken for the sake of the other readers; nothing is drawn here.
+        seed: unused, as no split is random here; all readers take the same arguments.
         normalise: "zscore" or "unit" ([0, 1]), per patient.
         pixel_mm: size of a pixel in the file, mm. 2.1 is an assumption, from protocols of this kind.
         first_pixel: what contours call the first row and column: 1, as MATLAB does, or 0.
@@ -62,56 +61,39 @@ def read_t1(
     Raises:
         DataError: the file is missing, can't be read, or is not as described above.
         OptionError: an unknown `normalise` or `split`.
+
+    Example:
+        >>> import tempfile
+        >>> from prr.data import read_t1, write_phantom
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     root = write_phantom(f"{folder}/data", {"t1": 4})
+        ...     found = read_t1(root / "t1", size=64, spacing_mm=3)
+        >>> found
+        Slices(T1, phantom: ...)
+        >>> found.masks.unique().tolist()
+        [0, 2]
     """
-    check_options(size, spacing_mm, normalise)
+    request = Request("T1", size, spacing_mm, split, seed, normalise, progress)
     path = _find(Path(root))
-    volumes, skipped, total = [], 0, 0
     with _open(path) as data:
         train, validation = paper_split(len(data))
-        numbers = train + validation if split == "paper" else tuple(range(1, len(data) + 1))
-        held_out = choose(split, numbers, seed, paper=validation)
-        for number in tqdm(numbers, "T1", unit="patient", disable=None if progress else True):
-            with reading(f"{path}: patient {number}", "images and contours"):
-                image, (drawn, endo, epi) = data.image(number), data.drawn(number)
-                total, skipped = total + len(image), skipped + int((~drawn).sum())
-                if not drawn.any():
-                    continue
-                pairs = zip(endo[drawn] - first_pixel, epi[drawn] - first_pixel, strict=True)
-                mask = np.stack([_myocardium(*pair, image.shape[1:]) for pair in pairs])
-                grid = on_grid(
-                    image[drawn], mask, (pixel_mm, pixel_mm), size=size, spacing_mm=spacing_mm, normalise=normalise
-                )
-                volumes.append((number, *grid))
-    if not volumes:
-        raise DataError(f"{path}: expected contours, found none in {total} images")
-    if skipped:
-        warnings.warn(f"{path}: left out {skipped} of {total} images, which have no contour", stacklevel=2)
-    if split == "paper":
-        held_out = tuple(number for number, *_ in volumes if number in held_out)
-    return gather(volumes, spacing_mm=float(spacing_mm), name="T1", held_out=held_out, phantom=data.phantom)
+        paper = isinstance(split, str) and split == "paper"
+        numbers = train + validation if paper else range(1, len(data) + 1)
+        listed = [(number, data, pixel_mm, first_pixel) for number in numbers]
+        return request.read(path, listed, _read_patient, paper=validation, expected="images and contours")
 
 
-def inspect(root: Path) -> dict:
-    """Counts of the T1 file; no image is read. `missing` says how many images have no contour."""
-    path = _find(root)
-    with _open(path) as data:
-        counts = {
-            "name": "T1",
-            "patients": len(data),
-            "volumes": len(data),
-            "slices": 0,
-            "labels": {0},
-            "spacing_mm": [],
-            "missing": [],
-            "phantom": data.phantom,
-        }
+def inspect(root: Path) -> Counts:
+    """Counts of the T1 file; no image is read. `missing` reports the number of images without a contour."""
+    with _open(_find(root)) as data:
+        counts = Counts(patients=len(data), volumes=len(data), labels={0}, phantom=data.phantom)
         for number in range(1, len(data) + 1):
-            with reading(f"{path}: patient {number}", "contours"):
+            with reading(data.where(number), "contours"):
                 drawn, *_ = data.drawn(number)
-            counts["slices"] += int(drawn.sum())
-            counts["labels"] |= {2} if drawn.any() else set()
+            counts.slices += int(drawn.sum())
+            counts.labels |= {2} if drawn.any() else set()
             if not drawn.all():
-                counts["missing"].append(f"{path}: patient {number}: {(~drawn).sum()} images lack a contour")
+                counts.missing.append(f"{data.where(number)}: {(~drawn).sum()} images lack a contour")
     return counts
 
 
@@ -169,15 +151,15 @@ def _open(path: Path) -> Iterator["_Dataset"]:
         file = h5py.File(path, "r")
     with file:
         with reading(path, f"a struct `Dataset` of cell arrays {', '.join(FIELDS)}"):
-            data = _Dataset(file)
+            data = _Dataset(file, path)
         yield data
 
 
 class _Dataset:
     """The open file: arrays by field and patient (from 1), in MATLAB's axes."""
 
-    def __init__(self, file: h5py.File) -> None:
-        self.file, self.phantom = file, file.attrs.get("made_by", "") == PHANTOM_MARK
+    def __init__(self, file: h5py.File, path: Path) -> None:
+        self.file, self.path, self.phantom = file, path, file.attrs.get("made_by", "") == PHANTOM_MARK
         struct = self._member(file, "Dataset", h5py.Group)
         self.cells = {field: self._references(self._member(struct, field, h5py.Dataset)) for field in FIELDS}
         if len({len(column) for column in self.cells.values()}) > 1 or not len(self):
@@ -186,6 +168,10 @@ class _Dataset:
 
     def __len__(self) -> int:
         return len(self.cells["Img"])
+
+    def where(self, number: int) -> str:
+        """What an error names."""
+        return f"{self.path}: patient {number}"
 
     @staticmethod
     def _member(group: h5py.Group, name: str, kind: type) -> h5py.Group | h5py.Dataset:
@@ -223,29 +209,31 @@ class _Dataset:
             raise DataError(f"{field}: expected {FIELDS[field]} axes, found {shape}")
         return (*shape, *[1] * (FIELDS[field] - len(shape)))
 
+    def _array(self, field: str, number: int) -> np.ndarray:
+        """(S T, ...), slices outermost."""
+        first, second, *weightings = self.shape(field, number)
+        stored = self._stored(field, number)[()].T.reshape(first, second, *weightings)
+        return stored.transpose(3, 2, 0, 1).reshape(-1, first, second)
+
     def image(self, number: int) -> np.ndarray:
         """(S T, H, W)."""
-        height, width, *weightings = shape = self.shape("Img", number)
-        if self.shape("TriggerTime", number) != tuple(weightings):
-            raise DataError(
-                f"TriggerTime: expected (T, S) = {tuple(weightings)} as Img has, "
-                f"found {self.shape('TriggerTime', number)}"
-            )
-        image = self._stored("Img", number)[()].T.reshape(shape)
+        weightings, times = self.shape("Img", number)[2:], self.shape("TriggerTime", number)
+        if times != weightings:
+            raise DataError(f"TriggerTime: expected (T, S) = {weightings} as Img has, found {times}")
+        image = self._array("Img", number)
         if not np.isfinite(image).all():
             raise DataError("Img: expected finite voxels, found NaN or infinity")
-        return image.transpose(3, 2, 0, 1).reshape(-1, height, width)
+        return image
 
     def contours(self, field: str, number: int) -> np.ndarray:
         """(S T, 60, 2) x and y as stored; NaN where nothing is drawn."""
         weightings = self.shape("Img", number)[2:]
-        stored = self._stored(field, number)
-        if stored.attrs.get("MATLAB_empty", 0):
+        if self._stored(field, number).attrs.get("MATLAB_empty", 0):
             return np.full((np.prod(weightings), POINTS, 2), np.nan)
         expected = (POINTS, 2, *weightings)
         if (shape := self.shape(field, number)) != expected:
             raise DataError(f"{field}: expected (points, xy, T, S) = {expected}, found {shape}")
-        points = stored[()].astype(float).T.reshape(shape).transpose(3, 2, 0, 1).reshape(-1, POINTS, 2)
+        points = self._array(field, number).astype(float)
         points[(points == 0).all(axis=(1, 2))] = np.nan
         return points
 
@@ -253,6 +241,16 @@ class _Dataset:
         """Which images have both contours, (S T,) bool, and the endocardial and epicardial contours."""
         endo, epi = (self.contours(field, number) for field in ("EndoContours", "EpiContours"))
         return ~np.isnan(endo).any(axis=(1, 2)) & ~np.isnan(epi).any(axis=(1, 2)), endo, epi
+
+
+def _read_patient(number: int, data: _Dataset, pixel_mm: float, first_pixel: int) -> Volume:
+    """The images with a contour, which may be none."""
+    with reading(data.where(number), "images and contours"):
+        image, (drawn, endo, epi) = data.image(number), data.drawn(number)
+        pairs = zip(endo[drawn] - first_pixel, epi[drawn] - first_pixel, strict=True)
+        mask = np.array([_myocardium(*pair, image.shape[1:]) for pair in pairs])
+    left_out = int((~drawn).sum())
+    return Volume(number, image[drawn], mask, (pixel_mm, pixel_mm), data.phantom, data.where(number), left_out)
 
 
 def _myocardium(endo: np.ndarray, epi: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

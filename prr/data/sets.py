@@ -1,0 +1,116 @@
+"""The data sets, one line each: all that the rest of the project knows of them; and what works for each of them."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from prr.data import acdc, phantom, rvsc, t1
+from prr.data.slices import Slices
+from prr.data.volumes import Counts
+from prr.errors import DataError, OptionError
+
+
+class DataSet(NamedTuple):
+    """A data set: how it is read, inspected and imitated.
+
+    Args:
+        title: its name in tables and figures, and that of its Slices.
+        read: (root, *, size, spacing_mm, split, seed, normalise, progress) -> Slices.
+        inspect: (root) -> Counts, for `check`.
+        write: (root, patients, seed): a phantom of n patients in its layout, below an existing, empty folder.
+
+    Example:
+        >>> from prr.data import DATA_SETS
+        >>> {name: each.title for name, each in DATA_SETS.items()}
+        {'acdc': 'ACDC', 't1': 'T1', 'rvsc': 'RVSC'}
+    """
+
+    title: str
+    read: Callable[..., Slices]
+    inspect: Callable[[Path], Counts]
+    write: Callable[[Path, int, int], None]
+
+
+# A new data set takes a file with its reader, inspector and writer, and a line here.
+DATA_SETS: dict[str, DataSet] = {
+    "acdc": DataSet("ACDC", acdc.read_acdc, acdc.inspect, phantom.write_acdc),
+    "t1": DataSet("T1", t1.read_t1, t1.inspect, phantom.write_t1),
+    "rvsc": DataSet("RVSC", rvsc.read_rvsc, rvsc.inspect, phantom.write_rvsc),
+}
+
+
+def check(name: str, root: str | Path) -> dict:
+    """What lies in a data set's folder, read file by file but not kept.
+
+    Args:
+        name: of `DATA_SETS`: "acdc", "t1" or "rvsc".
+        root: as for its reader.
+
+    Returns:
+        name, patients, volumes, slices (annotated ones), labels (ascending), spacing_mm (smallest and largest
+        as stored, None where the format has none), missing (a line for each absent file or contour), phantom.
+
+    Raises:
+        DataError: it is not that data set, or a file of it is broken.
+        OptionError: an unknown name.
+
+    Example:
+        >>> import tempfile
+        >>> from prr.data import check, write_phantom
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     root = write_phantom(f"{folder}/data", {"rvsc": 2})
+        ...     found = check("rvsc", root / "rvsc")
+        >>> found["patients"], found["labels"], found["missing"], found["phantom"]
+        (2, [0, 1], [], True)
+    """
+    if name not in DATA_SETS:
+        raise OptionError(f"data set: expected one of {', '.join(DATA_SETS)}, found {name!r}")
+    found = vars(DATA_SETS[name].inspect(Path(root)))
+    labels, spacing = sorted(found["labels"]), found["spacing_mm"]
+    extent = (min(spacing), max(spacing)) if spacing else None
+    return {"name": DATA_SETS[name].title, **found, "labels": labels, "spacing_mm": extent}
+
+
+def write_phantom(root: str | Path, patients: int | Mapping[str, int], seed: int = 0) -> Path:
+    """Write phantoms below `root`: acdc/, t1/ and rvsc/, each in the layout of the real data set.
+
+    Args:
+        root: folder to make; it must not exist, or be empty. It appears at once and complete, or not at all.
+        patients: n of each data set, or {"acdc": n, "t1": n, "rvsc": n} (absent or 0: not written).
+            Every second RVSC patient is in Test1Set.
+        seed: of everything drawn. Patient k of a data set is the same for any n.
+
+    Returns:
+        `root`.
+
+    Raises:
+        DataError: `root` holds something already.
+        OptionError: an unknown data set, a negative number, or nothing to write.
+
+    Example:
+        >>> import tempfile
+        >>> from prr.data import write_phantom
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     root = write_phantom(f"{folder}/data", {"acdc": 2})
+        ...     print(*sorted(path.name for path in root.rglob("patient???")))
+        patient001 patient002
+    """
+    root = Path(root)
+    counts = dict(patients) if isinstance(patients, Mapping) else dict.fromkeys(DATA_SETS, patients)
+    sound = set(counts) <= set(DATA_SETS) and all(isinstance(n, int) and n >= 0 for n in counts.values())
+    if not sound or not any(counts.values()):
+        raise OptionError(
+            f"patients: expected a number above 0, or one for each of {', '.join(DATA_SETS)}, found {patients!r}"
+        )
+    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+        raise DataError(f"{root}: expected an empty folder or none, found one in use; choose another")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as building:
+        made = Path(building) / "made"
+        for name, count in counts.items():
+            if count:
+                (made / name).mkdir(parents=True)
+                DATA_SETS[name].write(made / name, count, seed)
+        made.replace(root)  # an empty folder gives way
+    return root
