@@ -1,6 +1,12 @@
-"""The command line: `python -m prr COMMAND --help`."""
+"""The command line: `python -m prr COMMAND --help`.
+
+Help imports neither torch nor what needs it, so names of profiles and of data sets are looked up by the commands.
+"""
+
+from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import os
 import sys
@@ -8,13 +14,14 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from prr.errors import DataError, OptionError, PrrError
 
-DATA_SETS = ("acdc", "t1", "rvsc")
+if TYPE_CHECKING:
+    from prr.study import Experiment
 
 
 class Commands(click.Group):
@@ -49,13 +56,15 @@ def main() -> None:
     """Which parameters of a trained network can another one use?"""
 
 
-def _values(settings: tuple[str, ...]) -> dict:
+def _values(ctx: click.Context, option: click.Parameter, settings: tuple[str, ...]) -> dict[str, Any]:
     """name=value pairs as a dict; a value that reads as a Python literal is one, anything else is text."""
     values = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals or not name.isidentifier():
             raise OptionError(f"--set {setting}: expected name=value")
+        if name == "profile":
+            raise OptionError(f"--set {setting}: give it as --profile, which also names the folder of a build")
         try:
             values[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
@@ -63,103 +72,112 @@ def _values(settings: tuple[str, ...]) -> dict:
     return values
 
 
+def _numbers(ctx: click.Context, option: click.Parameter, chapters: tuple[str, ...]) -> list[str]:
+    return " ".join(chapters).replace(",", " ").split()
+
+
+PROFILE = {"show_default": True, "help": "The scale, one of PROFILES in prr/study/profiles.py."}
+CHAPTERS = click.option(
+    "--chapters", multiple=True, metavar="NN", callback=_numbers, help='Only these: "03 04", or the option twice.'
+)
+SETTINGS = click.option(
+    "--set",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_values,
+    help="A parameter of the experiment, or a chapter's own.",
+)
+
+
 @main.command()
-@click.option("--profile", default="quick", show_default=True, help="The scale: smoke, quick or paper.")
+@click.option("--profile", default="quick", **PROFILE)
 @click.option("--edition", help="Show the results of this folder in data/editions; nothing is computed.")
-@click.option("--chapters", multiple=True, metavar="NN", help='Only these: "03 04", or the option twice.')
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the chapters.")
+@CHAPTERS
+@SETTINGS
 @click.option("--device", help="The same as --set device=...: auto, cpu, cuda or mps.")
 @click.option("--out", type=click.Path(path_type=Path), help="Build here, not in build/<profile>.")
 @click.option("--prepare", type=click.Path(path_type=Path), help="Only write the chapters, parameters set, here.")
 @click.option("--dry-run", is_flag=True, help="Only say which networks would be trained, and at what cost.")
+@click.pass_context
 def book(
-    profile: str,
-    edition: str | None,
-    chapters: tuple[str, ...],
-    settings: tuple[str, ...],
-    device: str | None,
-    out: Path | None,
-    prepare: Path | None,
-    dry_run: bool,
-) -> None:
+    ctx: click.Context, profile: str, edition: str | None, chapters: list[str], parameters: dict[str, Any],
+    device: str | None, out: Path | None, prepare: Path | None, dry_run: bool,
+) -> None:  # fmt: skip
     """Execute the chapters that changed and build the book."""
-    from prr import book as builder
+    from prr.book import execute
     from prr.study import profiles
+    from prr.study.chapters import plan
+    from prr.study.experiment import PARAMETERS
 
     profiles.profile(profile)  # refuses an unknown one before it becomes a folder's name
-    numbers = " ".join(chapters).replace(",", " ").split()
-    parameters = _values(settings) | ({"device": device} if device else {})
+    parameters |= {"device": device} if device else {}
     if "edition" in parameters:
         raise OptionError(f"--set edition={parameters['edition']}: give it as --edition")
-    chosen = click.get_current_context().get_parameter_source("profile") != click.core.ParameterSource.DEFAULT
+    chosen = ctx.get_parameter_source("profile") != click.core.ParameterSource.DEFAULT
     if edition and (parameters or chosen or dry_run or prepare):
         raise OptionError(f"--edition {edition}: expected no other scale, device or way to build beside it")
+    known = {name: value for name, value in parameters.items() if name in PARAMETERS}  # others are a chapter's own
     if dry_run:
-        from prr.study.plan import plan
-
-        given = builder.all_given(profile, parameters)
-        for notebook in builder.select(builder.ROOT, numbers):
-            builder.check_declared(notebook, given)
-        click.echo(plan(given.pop("profile"), numbers, **given).to_string(index=False))
+        for notebook in execute.select(execute.ROOT, chapters):
+            execute.check_known(notebook, parameters)
+        click.echo(plan(_experiment(profile, known), *chapters).to_string(index=False))
     elif prepare:
-        builder.prepare(profile, prepare, chapters=numbers, parameters=parameters)
+        execute.prepare(profile, prepare, chapters=chapters, parameters=parameters)
     else:
-        builder.build(
-            profile,
-            edition=edition,
-            chapters=numbers,
-            parameters=parameters,
-            out=out,
-            first=None if edition else lambda changed: _make_results(profile, parameters, changed),
-        )
+        first = None if edition else functools.partial(_make_results, profile, known)
+        execute.build(profile, edition=edition, chapters=chapters, parameters=parameters, out=out, first=first)
 
 
-def _make_results(profile: str, parameters: dict, chapters: list[str]) -> None:
+def _experiment(profile: str, parameters: dict[str, Any]) -> Experiment:
+    from prr.study import Experiment
+
+    return Experiment.from_parameters({"profile": profile, **parameters})
+
+
+def _make_results(profile: str, parameters: dict[str, Any], chapters: list[str]) -> None:
     """Make what some chapters show, or all of them, unless the store has it."""
-    from prr.book import all_given
-    from prr.study import Experiment, plan
-
     began = time.perf_counter()
-    plan.prepare(Experiment(**all_given(profile, parameters)), *chapters)
+    _experiment(profile, parameters).prepare(*chapters)
     named = f"of chapters {', '.join(chapters)}" if chapters else "of all chapters"
     click.echo(f"results {named}: ready in {time.perf_counter() - began:.0f} s")
 
 
 @main.command()
-@click.option("--profile", default="quick", show_default=True, help="The scale: smoke, quick or paper.")
-@click.option("--chapters", multiple=True, metavar="NN", help='Only what these show: "03 04", or the option twice.')
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the chapters.")
+@click.option("--profile", default="quick", **PROFILE)
+@CHAPTERS
+@SETTINGS
 @click.option("--jobs", type=click.IntRange(1), help="Processes at a time on this machine.  [default: one a core]")
 @click.option("--scheduler", metavar="ADDRESS", help="Of a dask cluster that shares the store: tcp://host:8786.")
 def study(
-    profile: str, chapters: tuple[str, ...], settings: tuple[str, ...], jobs: int | None, scheduler: str | None
+    profile: str, chapters: list[str], parameters: dict[str, Any], jobs: int | None, scheduler: str | None
 ) -> None:
     """Make all networks and tables that the chapters show, here or on a cluster; the book then only reads them."""
     os.environ |= {"PRR_JOBS": str(jobs)} if jobs else {}
     os.environ |= {"PRR_SCHEDULER": scheduler} if scheduler else {}
-    _make_results(profile, _values(settings), " ".join(chapters).replace(",", " ").split())
+    _make_results(profile, parameters, chapters)
 
 
 @main.command()
 @click.argument("name")
-@click.option("--profile", default="paper", show_default=True, help="The scale: smoke, quick or paper.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the chapters.")
+@click.option("--profile", default="paper", **PROFILE)
+@SETTINGS
 @click.option("--device", default="cuda", show_default=True, help="Another one makes a stand-in, for tests.")
 @click.option("--minutes", type=click.FloatRange(0), help="Begin no job after so many; run it again to go on.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where editions lie, if not in data/editions.")
 def edition(
-    name: str, profile: str, settings: tuple[str, ...], device: str, minutes: float | None, folder: Path | None
+    name: str, profile: str, parameters: dict[str, Any], device: str, minutes: float | None, folder: Path | None
 ) -> None:
     """Compute edition NAME on a CUDA device: results alone, from which `book --edition NAME` renders anywhere."""
-    from prr import recording
+    from prr.book.record import record
 
     where = {"folder": folder} if folder else {}
-    made = recording.record(name, profile, device=device, minutes=minutes, parameters=_values(settings), **where)
+    made = record(name, profile, device=device, minutes=minutes, parameters=parameters, **where)
     if made is None:
         click.echo(f"edition {name}: not finished yet; what is computed is kept: run the command again to go on")
         sys.exit(3)
     size = sum(path.stat().st_size for path in made.folder.iterdir()) / 1e6
-    click.echo(f"edition {name}: {len(made.records)} results, {size:.1f} MB in {made.folder}")
+    click.echo(f"edition {name}: {made.jobs()['jobs'].sum()} results, {size:.1f} MB in {made.folder}")
 
 
 @main.group(invoke_without_command=True)
@@ -168,6 +186,8 @@ def data(ctx: click.Context) -> None:
     """Say which data sets were found where; check a folder; write phantoms."""
     if ctx.invoked_subcommand:
         return
+    from prr.data import DATA_SETS
+
     broken = []
     for name in DATA_SETS:
         variable = f"PRR_{name.upper()}"
@@ -183,10 +203,10 @@ def data(ctx: click.Context) -> None:
 
 
 @data.command()
-@click.argument("name", type=click.Choice(DATA_SETS))
+@click.argument("name")
 @click.argument("folder", type=click.Path(path_type=Path))
 def check(name: str, folder: Path) -> None:
-    """Read FOLDER as data set NAME: counts, labels, spacing, missing pairs."""
+    """Read FOLDER as data set NAME, one that `prr data` lists: counts, labels, spacing, missing pairs."""
     report = _checked(name, folder)
     click.echo(report)
     if "\n" in report:  # a line for each missing file
@@ -198,8 +218,8 @@ def check(name: str, folder: Path) -> None:
 @click.option("--patients", default=8, show_default=True, type=click.IntRange(1), help="In each data set.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 def phantom(folder: Path, patients: int, seed: int) -> None:
-    """Write phantoms of all three data sets into FOLDER, each in its own layout."""
-    from prr.data import write_phantom
+    """Write phantoms of all data sets into FOLDER, each in its own layout."""
+    from prr.data import DATA_SETS, write_phantom
 
     write_phantom(folder, patients=patients, seed=seed)
     click.echo(f"{folder}: {', '.join(DATA_SETS)} with {patients} patients each")
@@ -284,17 +304,18 @@ def rmse(
 @click.option("--source", "sources", required=True, multiple=True, metavar="[NAME=]FILE", help="Weights to take from.")
 @click.option("--data", required=True, metavar="MODULE:DATA", help="Tensors, Dataset, DataLoader, or what gives them.")
 @click.option("--score", help="dice, accuracy, r2 or MODULE:FUNCTION; by default what suits the targets.")
-@click.option("--tolerance", default=0.05, show_default=True, help="Drop of the score that counts as unchanged.")
+@click.option("--tolerance", type=float, help="Drop that counts as unchanged.  [default: TOLERANCE of prr/verdict.py]")
 @click.option("--kinds", default=None, metavar="KIND,KIND", help="Kinds of parameter to judge.  [default: all]")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the draw among the sources.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
+@click.option("--bfloat16", is_flag=True, help="Sweep in half precision, where the device is faster at it.")
 @click.option("--csv", type=OUTPUT, help="Write the table of layers here.")
 @click.option("--json", type=OUTPUT, help="Write all tables here.")
 @click.option("--html", type=OUTPUT, help="Write one self-contained page here.")
 def judge(
-    model: str, target: Path, sources: tuple[str, ...], data: str, score: str | None, kinds: str | None, device: str,
-    csv: Path | None, json: Path | None, html: Path | None, **options: Any,
+    model: str, target: Path, sources: tuple[str, ...], data: str, score: str | None, tolerance: float | None,
+    kinds: str | None, device: str, csv: Path | None, json: Path | None, html: Path | None, **options: Any,
 ) -> None:  # fmt: skip
     """Judge what of one checkpoint can be reused in another: which layers, which source, what plan."""
     from prr import checkpoints, page, verdict
@@ -321,7 +342,7 @@ def judge(
     judged = verdict.judge(
         networks.pop(None), networks, _called(data, found) if callable(found) else found,
         kinds=kinds.split(",") if kinds else ALL, score=_imported(score) if score and ":" in score else score,
-        progress=True, **options,
+        tolerance=verdict.TOLERANCE if tolerance is None else tolerance, progress=True, **options,
     )  # fmt: skip
     click.echo(str(judged))
     if csv:
@@ -365,17 +386,16 @@ def _called(spec: str, factory: Callable[[], Any]) -> Any:
 
 
 @main.command()
-@click.option("--profile", default="quick", show_default=True, help="The scale whose results are read.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the chapters.")
+@click.option("--profile", default="quick", **PROFILE)
+@SETTINGS
 @click.option("--csv", type=click.Path(path_type=Path), help="Write the ledger here, and its leaves beside it.")
 @click.option("--leaves", is_flag=True, help="Print the leaves of each claim too.")
-def claims(profile: str, settings: tuple[str, ...], csv: Path | None, leaves: bool) -> None:
+def claims(profile: str, parameters: dict[str, Any], csv: Path | None, leaves: bool) -> None:
     """Print the ledger: each claim of the paper, tested on what is in the store. Nothing is computed for it."""
-    from prr.study import Experiment, ledger
-    from prr.study.results import Results
+    from prr.study import ledger
 
-    results = Results(Experiment.from_parameters({"profile": profile, **_values(settings)}))
-    table, single = ledger.ledger(results), ledger.leaves(results)
+    run = _experiment(profile, parameters)
+    table, single = ledger.ledger(run), ledger.leaves(run)
     for row in table.itertuples():
         here = f" (here {row.here})" if row.verdict == ledger.ANALOGUE else ""
         click.echo(f"{row.id}: {row.verdict}{here}\n    {row.claim} ({row.where})\n    {row.reason}")

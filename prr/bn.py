@@ -52,6 +52,16 @@ def shift_scale(target: nn.Module, source: nn.Module) -> pd.DataFrame:
 
     Source: Wang et al. 2020, arXiv:2008.03411, "Analysis of the reuse of BN layer"; Ioffe and Szegedy 2015,
     arXiv:1502.03167. The paper's formulas are lost in its text; these follow from its definitions.
+
+    Example:
+        >>> import copy, prr
+        >>> from torch import nn
+        >>> target = nn.Sequential(nn.BatchNorm2d(4)).eval()
+        >>> source = copy.deepcopy(target)
+        >>> source[0].bias.data += 1
+        >>> prr.shift_scale(target, source)[["layer", "name", "MRM", "MRV", "MRW", "MRB"]]
+           layer name  MRM  MRV  MRW  MRB
+        0      1    0  0.0  1.0  1.0  1.0
     """
     table = comparable(target, source)
     bias_before = biased_convolutions(target)
@@ -128,6 +138,17 @@ def responses(
     Raises:
         OptionError: an unknown kind.
         NetworkError: no batch norm of that name, networks that do not match.
+
+    Example:
+        >>> import copy, torch
+        >>> from prr.bn import responses
+        >>> from torch import nn
+        >>> target = nn.Sequential(nn.BatchNorm2d(4)).eval()
+        >>> source = copy.deepcopy(target)
+        >>> source[0].bias.data += 1
+        >>> outputs = responses(target, source, "0", torch.zeros(2, 4, 8, 8))
+        >>> {kind: float(output.mean()) for kind, output in outputs.items()}
+        {'target': 0.0, 'RM': 0.0, 'RV': 0.0, 'RW': 0.0, 'RB': 1.0}
     """
     check_kinds(kinds)
     comparable(target, source)
@@ -140,18 +161,27 @@ def responses(
     return {kind: output_of(model, name, images) for kind, model in variants.items()}
 
 
-def histograms(
-    target: nn.Module, source: nn.Module, name: str, images: Tensor, bins: int = 80
-) -> pd.DataFrame:  # fmt: skip
+def histograms(target: nn.Module, source: nn.Module, name: str, images: Tensor) -> pd.DataFrame:
     """Distribution of one batch norm's output before and after each replacement; arguments and errors as `responses`.
 
     Returns:
-        DataFrame[kind, low, high, density]: `bins` rows for each kind, "target" (nothing replaced) first; low and high:
+        DataFrame[kind, low, high, density]: 80 bins for each kind, "target" (nothing replaced) first; low and high:
         the bin's edges, the same for all, between which 99.6 % of all values lie; density integrates to 1 over them.
+
+    Example:
+        >>> import copy, torch
+        >>> from prr.bn import histograms
+        >>> from torch import nn
+        >>> target = nn.Sequential(nn.BatchNorm2d(4)).eval()
+        >>> source = copy.deepcopy(target)
+        >>> source[0].bias.data += 1
+        >>> table = histograms(target, source, "0", torch.rand(2, 4, 8, 8))
+        >>> table.groupby("kind", sort=False)["density"].count().to_dict()
+        {'target': 80, 'RM': 80, 'RV': 80, 'RW': 80, 'RB': 80}
     """
     values = responses(target, source, name, images)
     everything = np.concatenate([each.ravel() for each in values.values()])
-    edges = np.linspace(*np.percentile(everything, [0.2, 99.8]), bins + 1)
+    edges = np.linspace(*np.percentile(everything, [0.2, 99.8]), 81)
     bounds = {"low": edges[:-1], "high": edges[1:]}
     parts = [
         pd.DataFrame({"kind": kind, **bounds, "density": np.histogram(each, edges, density=True)[0]})
@@ -175,6 +205,20 @@ def residuals(target: nn.Module, source: nn.Module, name: str, images: Tensor) -
 
     Raises:
         NetworkError: as `responses`.
+
+    Example:
+        >>> import copy, torch
+        >>> from prr.bn import residuals
+        >>> from torch import nn
+        >>> target = nn.Sequential(nn.BatchNorm2d(4)).eval()
+        >>> source = copy.deepcopy(target)
+        >>> source[0].bias.data += 1
+        >>> residuals(target, source, "0", torch.rand(2, 4, 8, 8)).round(3)
+          kind changes  residual
+        0   RM   shift       0.0
+        1   RV   scale       0.0
+        2   RW   scale       0.0
+        3   RB   shift       0.0
     """
     outputs = responses(target, source, name, images, ("RM", "RV", "RW", "RB"))
     outputs = {kind: output.astype(np.float64) for kind, output in outputs.items()}
@@ -206,12 +250,12 @@ def output_of(model: nn.Module, name: str, images: Tensor) -> np.ndarray:
 
 
 def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 32) -> nn.Module:
-    """Estimate the running statistics of all batch norms anew; no label is needed, and no gradient is taken.
+    """Re-estimate the running statistics of all batch norms; no label is needed, and no gradient is taken.
 
     Args:
         model: any network; not changed.
         images: (n, ...) as the network takes them; every batch norm has to see more than one value per channel.
-        batch_size: images per forward pass, about: passes are of equal size, none smaller if there are as many images.
+        batch_size: images per forward pass, about: passes are of equal size, none smaller if there are enough images.
 
     Returns:
         A copy in eval mode. RM and RV are means over passes of the batch's mean and (unbiased) variance. A batch norm
@@ -220,13 +264,21 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 32) -> nn.Mo
     Raises:
         OptionError: no image, or an empty batch.
         NetworkError: whatever the network says of the images, one value per channel among it.
+
+    Example:
+        >>> import torch
+        >>> from prr.bn import recalibrate
+        >>> from torch import nn
+        >>> model = recalibrate(nn.BatchNorm1d(1), torch.tensor([[1.0], [3.0]]))
+        >>> model.running_mean, model.running_var
+        (tensor([2.]), tensor([2.]))
     """
     if batch_size < 1 or not len(images):
         raise OptionError(f"expected 1 or more images, and to a batch, found {len(images)} and batch_size={batch_size}")
     probe = copy.deepcopy(model).eval()
     norms = [each for each in probe.modules() if isinstance(each, BATCH_NORM) and each.running_mean is not None]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:  # a cumulative mean that begins anew: its first pass overwrites, so nothing need be reset
+    for norm in norms:  # a cumulative mean: its first pass overwrites, so nothing need be reset
         norm.momentum = None
         norm.num_batches_tracked.zero_()
         norm.train()

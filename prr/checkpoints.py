@@ -38,6 +38,18 @@ def read(path: Path | str, names: Collection[str] = ()) -> tuple[dict[str, Tenso
 
     Raises:
         DataError: no such file; truncated; an HTML page; pickled objects other than tensors; no tensors in it.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pathlib import Path
+        >>> from prr.checkpoints import read
+        >>> from torch import nn
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "model.pt")
+        ...     torch.save({"state_dict": nn.Linear(2, 1).state_dict(), "epoch": 3}, path)
+        ...     state, notes = read(path)
+        >>> {name: tuple(value.shape) for name, value in state.items()}, notes
+        ({'weight': (1, 2), 'bias': (1,)}, ["unwrapped 'state_dict'"])
     """
     path = Path(path)
     if not path.is_file():
@@ -52,14 +64,28 @@ def read(path: Path | str, names: Collection[str] = ()) -> tuple[dict[str, Tenso
 
 
 def load(model: nn.Module, path: Path | str) -> list[str]:
-    """Load a file's weights into a network, in place; returns what `read` told.
+    """Load a file's weights into a network, in place; returns the notes of `read`.
 
     Raises:
         DataError: as `read`.
         NetworkError: names or shapes that do not fit the network; it is left as it was.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pathlib import Path
+        >>> from prr.checkpoints import load
+        >>> from torch import nn
+        >>> model, other = nn.Linear(2, 1), nn.Linear(2, 1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "model.pt")
+        ...     torch.save({f"module.{name}": value for name, value in other.state_dict().items()}, path)
+        ...     load(model, path)
+        ["dropped 'module.' before every name"]
+        >>> torch.equal(model.weight, other.weight)
+        True
     """
     own = model.state_dict()
-    state, told = read(path, own)
+    state, notes = read(path, own)
     found = {name: {each: tuple(side[name].shape) for each, side in (("own", own), ("file", state)) if name in side}
              for name in own | state if not name.endswith("num_batches_tracked")}  # fmt: skip
     wrong = [name for name, shapes in found.items() if shapes.get("own") != shapes.get("file")]
@@ -70,7 +96,7 @@ def load(model: nn.Module, path: Path | str) -> list[str]:
             f"{shapes.get('own', 'none')}, found {shapes.get('file', 'none')}"
         )
     model.load_state_dict(state, strict=False)  # old files lack num_batches_tracked
-    return told
+    return notes
 
 
 def source(model: nn.Module, path: Path | str) -> tuple[nn.Module, list[str]]:
@@ -81,12 +107,24 @@ def source(model: nn.Module, path: Path | str) -> tuple[nn.Module, list[str]]:
 
     Raises:
         DataError: as `read`.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pathlib import Path
+        >>> from prr.checkpoints import source
+        >>> from torch import nn
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "model.pt")
+        ...     torch.save(nn.Linear(2, 3).state_dict(), path)
+        ...     network, notes = source(nn.Linear(2, 1), path)  # another head
+        >>> network.weight.shape, notes
+        (torch.Size([3, 2]), ['layers guessed from names and shapes, for ... expected (1, 2), found (3, 2)'])
     """
     try:
         return model, load(model, path)
     except NetworkError as error:
-        state, told = read(path, model.state_dict())
-        return skeleton(state), [*told, f"layers guessed from names and shapes, for {error}"]
+        state, notes = read(path, model.state_dict())
+        return skeleton(state), [*notes, f"layers guessed from names and shapes, for {error}"]
 
 
 def skeleton(state: Mapping[str, Tensor]) -> nn.Module:
@@ -95,6 +133,16 @@ def skeleton(state: Mapping[str, Tensor]) -> nn.Module:
     A weight of three dimensions or more is a convolution's, one of two a linear layer's (an embedding looks the same),
     one of one dimension a batch norm's where running statistics stand beside it, else another norm's. What is none of
     these stays outside.
+
+    Example:
+        >>> import prr, torch
+        >>> from prr.checkpoints import skeleton
+        >>> state = {"stem.weight": torch.ones(4, 1, 3, 3), "norm.weight": torch.ones(4), "norm.bias": torch.ones(4)}
+        >>> prr.parameter_table(skeleton(state))[["kind", "layer", "name"]]
+          kind  layer  name
+        0    W      1  stem
+        1   NW      1  norm
+        2   NB      1  norm
     """
     root, owners = nn.Module(), {}
     for name, value in state.items():
@@ -165,14 +213,14 @@ def _pickled(path: Path) -> Any:
 
 def _unwrapped(content: Any) -> tuple[Any, list[str]]:
     """The innermost dict that holds tensors, and how it was wrapped."""
-    told = []
+    notes = []
     while isinstance(content, Mapping) and not _state(content):
         inner = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
         if inner is None:
             break
         content = content[inner]
-        told.append(f"unwrapped {inner!r}")
-    return content, told
+        notes.append(f"unwrapped {inner!r}")
+    return content, notes
 
 
 def _state(content: Mapping) -> bool:
@@ -183,7 +231,7 @@ def _state(content: Mapping) -> bool:
 
 
 def _tensors(
-    path: Path, names: Collection[str], content: Any, told: list[str]
+    path: Path, names: Collection[str], content: Any, notes: list[str]
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Named tensors alone, without a prefix that all of them carry."""
     named = content.items() if isinstance(content, Mapping) else ()
@@ -193,5 +241,5 @@ def _tensors(
     strange = [each for each in PREFIXES if not any(name.startswith(each) for name in names)]
     while prefix := next((each for each in strange if all(name.startswith(each) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
-        told = [*told, f"dropped {prefix!r} before every name"]
-    return state, told
+        notes = [*notes, f"dropped {prefix!r} before every name"]
+    return state, notes

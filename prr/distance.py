@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from prr.alignment import aligned
+from prr.graph.alignment import aligned
 from prr.layers import common, tensor, warn_of_rest
 
 
@@ -19,7 +19,7 @@ def rmse(target: nn.Module, source: nn.Module, *, align: bool = False) -> pd.Dat
         target: the network that is judged.
         source: the network that parameters would come from.
         align: measure a second time with the source's channels in the target's order and scale, see
-            `prr.alignment.aligned`. Then every layer has to match.
+            `prr.graph.alignment.aligned`. Then every layer has to match.
 
     Returns:
         DataFrame[kind, layer, name, rmse, relative(, aligned)]: rmse = sqrt(mean((w_source - w_target)^2)), in the
@@ -33,6 +33,17 @@ def rmse(target: nn.Module, source: nn.Module, *, align: bool = False) -> pd.Dat
             source that torch.fx can't trace.
 
     Source: Wang et al. 2020, arXiv:2008.03411, "Parameter reuse and RMSE" (the formula is our reading of the text).
+
+    Example:
+        >>> import copy, prr
+        >>> from torch import nn
+        >>> target = nn.Sequential(nn.Linear(3, 2))
+        >>> source = copy.deepcopy(target)
+        >>> source[0].bias.data += 0.5
+        >>> prr.rmse(target, source)[["kind", "layer", "name", "rmse"]].round(3)
+          kind  layer name  rmse
+        0   LW      1    0   0.0
+        1   LB      1    0   0.5
     """
     moved = aligned(target, source) if align else None
     table = common(target, source)[["kind", "layer", "name"]]

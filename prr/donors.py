@@ -26,9 +26,6 @@ from prr.distance import rmse
 from prr.errors import OptionError
 from prr.layers import CONVOLUTION, comparable, tensor
 
-# Goes into the key of every stored table that a donor had a part in: raise it when a change here changes the donors.
-RECIPE = 1
-
 
 def towards(target: nn.Module, source: nn.Module, amount: float) -> nn.Module:
     """A copy of the target with every parameter moved towards the source's: w + amount (w' - w).
@@ -40,6 +37,15 @@ def towards(target: nn.Module, source: nn.Module, amount: float) -> nn.Module:
 
     Raises:
         NetworkError: networks that do not match, NaN or infinite weights.
+
+    Example:
+        >>> import torch
+        >>> from prr.donors import towards
+        >>> _ = torch.manual_seed(0)
+        >>> target, source = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+        >>> halfway = towards(target, source, 0.5)
+        >>> torch.allclose(halfway.weight, (target.weight + source.weight) / 2)
+        True
     """
     model = copy.deepcopy(target)
     for kind, name in _pairs(target, source):
@@ -61,6 +67,14 @@ def at(target: nn.Module, source: nn.Module, relative: float) -> nn.Module:
 
     Raises:
         NetworkError: networks that do not match, NaN or infinite weights.
+
+    Example:
+        >>> import prr, torch
+        >>> from prr.donors import at
+        >>> _ = torch.manual_seed(0)
+        >>> target, source = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+        >>> prr.rmse(target, at(target, source, 0.3))["relative"].round(3).tolist()
+        [0.3, 0.3]
     """
     model = copy.deepcopy(target)
     for row in rmse(target, source).itertuples():
@@ -80,11 +94,20 @@ def noisy(target: nn.Module, source: nn.Module, seed: int = 0) -> nn.Module:
 
     Args:
         target: where the noise is added.
-        source: tells the RMSE; same layers and shapes.
+        source: gives the RMSE; same layers and shapes.
         seed: of the Gaussian noise.
 
     Raises:
         NetworkError: networks that do not match, NaN or infinite weights.
+
+    Example:
+        >>> import numpy as np, prr, torch
+        >>> from prr.donors import noisy
+        >>> _ = torch.manual_seed(0)
+        >>> target, source = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+        >>> elsewhere = noisy(target, source)
+        >>> np.allclose(prr.rmse(target, elsewhere)["rmse"], prr.rmse(target, source)["rmse"])
+        True
     """
     comparable(target, source)
     model, generator = copy.deepcopy(target), torch.Generator().manual_seed(seed)
@@ -106,11 +129,19 @@ def random(target: nn.Module, seed: int = 0) -> nn.Module:
     which is positive; a sample of it has them on average only.
 
     Args:
-        target: tells the scale.
+        target: gives the scale.
         seed: of the noise.
 
     Raises:
         NetworkError: no layers to replace, NaN or infinite weights.
+
+    Example:
+        >>> import torch
+        >>> from prr.donors import random
+        >>> target = torch.nn.Linear(8, 8)
+        >>> model = random(target)
+        >>> torch.allclose(model.weight.std(), target.weight.std()), torch.equal(model.weight, target.weight)
+        (True, False)
     """
     model, generator = copy.deepcopy(target), torch.Generator().manual_seed(seed)
     for kind, name in _pairs(target, target):
@@ -147,6 +178,14 @@ def shuffled(source: nn.Module, seed: int = 0) -> nn.Module:
 
     Raises:
         NetworkError: no layers to shuffle, NaN or infinite weights.
+
+    Example:
+        >>> import torch
+        >>> from prr.donors import shuffled
+        >>> source = torch.nn.Linear(8, 8)
+        >>> model = shuffled(source)
+        >>> torch.equal(model.bias.sort()[0], source.bias.sort()[0]), torch.equal(model.bias, source.bias)
+        (True, False)
     """
     model, generator, orders = copy.deepcopy(source), torch.Generator().manual_seed(seed), {}
     for kind, name in _pairs(source, source):
@@ -174,10 +213,17 @@ def zero(target: nn.Module) -> nn.Module:
     first values, nothing is normalised.
 
     Args:
-        target: tells the layers.
+        target: gives the layers.
 
     Raises:
         NetworkError: no layers to replace, NaN or infinite weights.
+
+    Example:
+        >>> from prr.donors import zero
+        >>> from torch import nn
+        >>> model = zero(nn.BatchNorm1d(2))
+        >>> model.weight.tolist(), model.running_var.tolist()
+        ([0.0, 0.0], [1.0, 1.0])
     """
     model = copy.deepcopy(target)
     for kind, name in _pairs(target, target):
@@ -212,6 +258,15 @@ def donor(name: str, target: nn.Module, source: nn.Module, amount: float | None 
     Raises:
         OptionError: an unknown name, or an amount where none is taken or none where one is.
         NetworkError: as the donors.
+
+    Example:
+        >>> import torch
+        >>> from prr.donors import donor
+        >>> target, source = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+        >>> donor("source", target, source) is source
+        True
+        >>> torch.equal(donor("towards", target, source, amount=0.0).weight, target.weight)
+        True
     """
     if name not in DONORS or (name in AMOUNTS) != (amount is not None):
         raise OptionError(

@@ -57,6 +57,18 @@ def parameter_table(model: nn.Module, example: Tensor | None = None) -> pd.DataF
 
     Raises:
         NetworkError: the network has none of these layers, or refuses the example.
+
+    Example:
+        >>> import prr
+        >>> from torch import nn
+        >>> prr.parameter_table(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)))
+          kind  layer name         shape  size
+        0    W      1    0  (2, 1, 3, 3)    18
+        1    B      1    0          (2,)     2
+        2   RM      1    1          (2,)     2
+        3   RV      1    1          (2,)     2
+        4   RW      1    1          (2,)     2
+        5   RB      1    1          (2,)     2
     """
     check_module(model)
     if example is not None:
@@ -80,8 +92,8 @@ def parameter_table(model: nn.Module, example: Tensor | None = None) -> pd.DataF
     order |= {name: place for place, name in enumerate(executed)}
     table = table.sort_values("name", key=lambda names: names.map(order), kind="stable")
     table = table.sort_values("live", ascending=False, kind="stable", ignore_index=True)
-    untold = [] if table["shared"].any() else ["shared"]
-    return table.drop(columns=untold if example is not None else ["live", *untold])
+    empty_columns = [] if table["shared"].any() else ["shared"]
+    return table.drop(columns=empty_columns if example is not None else ["live", *empty_columns])
 
 
 def entries(model: nn.Module) -> Iterator[tuple[str, int, str, Tensor]]:
@@ -156,6 +168,11 @@ def forward(model: nn.Module, example: Tensor) -> None:
         ) from error
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where the network's parameters lie."""
+    return next(model.parameters()).device
+
+
 def tensor(model: nn.Module, kind: str, name: str) -> Tensor:
     """The live tensor (no copy) of one kind in the module called `name`.
 
@@ -201,7 +218,7 @@ def check_module(model: nn.Module) -> None:
     """Refuse what is no network.
 
     Raises:
-        NetworkError: tells the type that was found.
+        NetworkError: names the type that was found.
     """
     if not isinstance(model, nn.Module):
         raise NetworkError(
@@ -273,6 +290,14 @@ def incomparable(target: nn.Module, source: nn.Module) -> pd.DataFrame:
 
     Returns:
         DataFrame[kind, name, target, source]: the two shapes, None where there is no such tensor.
+
+    Example:
+        >>> import prr
+        >>> from torch import nn
+        >>> prr.incomparable(nn.Sequential(nn.Linear(5, 2)), nn.Sequential(nn.Linear(5, 3, bias=False)))
+          kind name  target  source
+        0   LW    0  (2, 5)  (3, 5)
+        1   LB    0    (2,)    None
     """
     check_module(target)
     check_module(source)
@@ -294,11 +319,11 @@ def warn_of_rest(target: nn.Module, source: nn.Module) -> None:
         )
 
 
-def comparable(target: nn.Module, source: nn.Module, example: Tensor | None = None) -> pd.DataFrame:
+def comparable(target: nn.Module, source: nn.Module) -> pd.DataFrame:
     """The target's parameter table, once every row of it is known to have its like in the source.
 
     Returns:
-        `parameter_table(target, example)`.
+        `parameter_table(target)`.
 
     Raises:
         NetworkError: as `common`, or a tensor that one of them lacks or has in another shape.
@@ -308,4 +333,4 @@ def comparable(target: nn.Module, source: nn.Module, example: Tensor | None = No
             f"{full_name(row.kind, row.name)}: target {row.target or 'has none'}, source {row.source or 'has none'}; "
             "both must be the same network (same width, same classes; unwrap DataParallel by .module)"
         )
-    return common(target, source, example)
+    return common(target, source)

@@ -42,7 +42,7 @@ def check_count(output: Tensor, targets: Tensor) -> None:
     """Refuse an output that is not one for each image.
 
     Raises:
-        DataError: tells both numbers.
+        DataError: names both numbers.
     """
     if output.ndim == 0 or len(output) != len(targets):
         raise DataError(
@@ -71,6 +71,15 @@ def dice(prediction: Tensor, mask: Tensor, patient: Tensor, classes: int = 4) ->
         DataError: no tensors of whole numbers, shapes that do not agree, labels out of range.
 
     Source: Dice 1945, doi:10.2307/1932409; counted as torchmetrics does.
+
+    Example:
+        >>> import prr, torch
+        >>> prediction, mask = torch.tensor([[[1, 0, 0, 0]]]), torch.tensor([[[1, 1, 0, 0]]])
+        >>> prr.dice(prediction, mask, patient=torch.tensor([7]), classes=3)
+           patient  class      dice
+        0        7      0  0.800000
+        1        7      1  0.666667
+        2        7      2       NaN
     """
     for owner, value in (("prediction", prediction), ("mask", mask), ("patient", patient)):
         if not isinstance(value, Tensor) or value.is_floating_point():
@@ -94,7 +103,7 @@ def check_labels(owner: str, labels: Tensor, classes: int) -> None:
     """Refuse labels that are no class.
 
     Raises:
-        DataError: tells the range that was found.
+        DataError: names the range that was found.
     """
     least, most = (each.item() for each in labels.long().aminmax())
     if least < 0 or most >= classes:
@@ -117,6 +126,9 @@ def ratio(counts: Tensor, patient: Tensor) -> np.ndarray:
     return (2 * both / (predicted + true)).numpy()  # 0 / 0 is NaN
 
 
+# ---- foreground Dice, accuracy, R2: what each asks of targets, counts in each image, makes of a patient's counts
+
+
 def _check_masks(output: Tensor, data: Data) -> None:
     """What foreground Dice asks: label maps like the output, with some label."""
     shape = (len(data.masks), *chosen(output).shape[1:])
@@ -127,6 +139,15 @@ def _check_masks(output: Tensor, data: Data) -> None:
     check_labels("masks", data.masks, _classes(output))
     if not data.masks.any():
         raise DataError("masks: expected some labelled pixel, found background alone; Dice says nothing then")
+
+
+def _count_pixels(output: Tensor, masks: Tensor) -> Tensor:
+    return confusion(chosen(output), masks, _classes(output))
+
+
+def _mean_foreground(counts: Tensor, data: Data) -> np.ndarray:
+    """Mean over the classes 1.. of each patient's Dice, the background left out; NaN without foreground in both."""
+    return nanmean(ratio(counts, data.patient)[:, 1:])
 
 
 def _check_labels(output: Tensor, data: Data) -> None:
@@ -145,6 +166,15 @@ def _check_labels(output: Tensor, data: Data) -> None:
         raise DataError("accuracy: expected two classes or more, found one; it says nothing then")
 
 
+def _count_right(output: Tensor, labels: Tensor) -> Tensor:
+    return _mean_of_each((chosen(output) == labels).double())
+
+
+def _share_of_right(right: Tensor, data: Data) -> np.ndarray:
+    """Share of right labels over each patient's images; a single class counts as present above 0."""
+    return by_patient(right, data.patient)
+
+
 def _check_numbers(output: Tensor, data: Data) -> None:
     """What R2 asks: a number for each target, and targets that differ."""
     if output[0].numel() != data.masks[0].numel():
@@ -156,6 +186,19 @@ def _check_numbers(output: Tensor, data: Data) -> None:
         raise DataError("r2: expected targets that differ, found one value; it says nothing then")
 
 
+def _count_squares(output: Tensor, truth: Tensor) -> Tensor:
+    return _mean_of_each((output.double().reshape(truth.shape) - truth.double()).square())
+
+
+def _explained(error: Tensor, data: Data) -> np.ndarray:
+    """1 - square error / variance about the mean target, over all outputs together.
+
+    That is scikit-learn's variance_weighted. With one image to a patient it is the mean over patients that equals the
+    usual R2; with more, patients weigh alike.
+    """
+    return by_patient(1 - error / _variance(data.masks), data.patient)
+
+
 def _variance(targets: Tensor) -> float:
     return (targets.double() - targets.double().mean(0)).square().mean().item()
 
@@ -164,28 +207,9 @@ def _classes(output: Tensor) -> int:
     return max(output.shape[1], 2)
 
 
-# Mean over the classes 1.. of each patient's Dice, the background left out; NaN without foreground in both.
-foreground_dice = Counted(
-    name="foreground_dice",
-    check=_check_masks,
-    count=lambda output, masks: confusion(chosen(output), masks, _classes(output)),
-    combine=lambda counts, data: nanmean(ratio(counts, data.patient)[:, 1:]),
-)
-# Share of right labels over each patient's images; a single class counts as present above 0.
-accuracy = Counted(
-    name="accuracy",
-    check=_check_labels,
-    count=lambda output, labels: _mean_of_each((chosen(output) == labels).double()),
-    combine=lambda right, data: by_patient(right, data.patient),
-)
-# 1 - square error / variance about the mean target, over all outputs together (scikit-learn's variance_weighted). With
-# one image to a patient it is the mean over patients that equals the usual R2; with more, patients weigh alike.
-r2 = Counted(
-    name="r2",
-    check=_check_numbers,
-    count=lambda output, truth: _mean_of_each((output.double().reshape(truth.shape) - truth.double()).square()),
-    combine=lambda error, data: by_patient(1 - error / _variance(data.masks), data.patient),
-)
+foreground_dice = Counted("foreground_dice", _check_masks, _count_pixels, _mean_foreground)
+accuracy = Counted("accuracy", _check_labels, _count_right, _share_of_right)
+r2 = Counted("r2", _check_numbers, _count_squares, _explained)
 SCORES = {"dice": foreground_dice, "accuracy": accuracy, "r2": r2}
 
 
@@ -199,6 +223,13 @@ def score_of(score: str | Score | None, data: Data) -> Score:
 
     Raises:
         OptionError: an unknown name.
+
+    Example:
+        >>> import torch
+        >>> from prr.metrics import score_of
+        >>> from prr.samples import samples
+        >>> score_of(None, samples((torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, 1])))).name
+        'accuracy'
     """
     if score is None:
         score = "r2" if data.masks.is_floating_point() else "accuracy" if data.masks.ndim == 1 else "dice"
@@ -253,6 +284,14 @@ def drop_interval(before: np.ndarray, after: np.ndarray, seed: int = 0) -> tuple
         low and high, (rows,) each; NaN where there are fewer than two patients.
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 13.
+
+    Example:
+        >>> import numpy as np
+        >>> from prr.metrics import drop_interval
+        >>> before, after = np.array([0.9, 0.8, 0.6]), np.array([[0.8, 0.7, 0.5], [0.9, 0.4, 0.6]])
+        >>> low, high = drop_interval(before, after)
+        >>> low.round(2), high.round(2)  # what all patients lose is certain
+        (array([0.1, 0. ]), array([0.1, 0.4]))
     """
     if after.shape[-1] < 2:
         return np.full(len(after), np.nan), np.full(len(after), np.nan)
@@ -267,7 +306,7 @@ def drop_interval(before: np.ndarray, after: np.ndarray, seed: int = 0) -> tuple
 
 
 def crossed_interval(values: np.ndarray, seed: int = 0, draws: int = 4000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means over targets, sources and patients with 95 % intervals that hold together for all columns (max-t).
+    """Means over targets, sources and patients with simultaneous 95 % intervals (max-t) for all columns.
 
     Targets, sources and patients are resampled, each as a whole: a draw repeats a target with all its sources. With few
     seeds a bootstrap is too sure of itself, so deviations are scaled up by n / (n - 1) in variance along each axis, and
@@ -285,6 +324,14 @@ def crossed_interval(values: np.ndarray, seed: int = 0, draws: int = 4000) -> tu
 
     Source: Owen 2007, doi:10.1214/07-AOAS122 (crossed factors); Davison and Hinkley 1997, ch. 2.3; max-t: Romano and
     Wolf 2005, doi:10.1198/016214504000000539; Satterthwaite 1946, doi:10.2307/3002019.
+
+    Example:
+        >>> import numpy as np
+        >>> from prr.metrics import crossed_interval
+        >>> values = np.random.default_rng(0).normal(size=(3, 3, 20, 2)) + [0, 5]  # two layers
+        >>> mean, low, high = crossed_interval(values)
+        >>> (low > 0).tolist()
+        [False, True]
     """
     rng, shape = np.random.default_rng(seed), values.shape[:3]
     mean = values.mean((0, 1, 2))

@@ -38,6 +38,14 @@ def render(title: str, answer: str, sections: list[Section], made: dict[str, obj
         answer: the result in a sentence or two, above everything else.
         sections: in order; one whose table is empty keeps its heading and paragraph.
         made: {what: value}, where the numbers come from; the last section.
+
+    Example:
+        >>> import pandas as pd
+        >>> from prr.page import Section, render
+        >>> table = pd.DataFrame({"kind": ["W"], "drop": [0.0123]})
+        >>> html = render("Reuse", "One layer is reusable.", [Section("Layer by layer", "", table)], {"device": "cpu"})
+        >>> html[:15], "0.012" in html
+        ('<!doctype html>', True)
     """
     return _TEMPLATES.get_template("page.html").render(
         title=title, answer=answer, sections=sections, made=made, heads=_heads, rows=_rows
@@ -50,6 +58,13 @@ def intervals(table: pd.DataFrame, tolerance: float) -> list[Markup | str]:
     Args:
         table: DataFrame[drop, low, high, verdict].
         tolerance: right end of the band.
+
+    Example:
+        >>> import pandas as pd
+        >>> from prr.page import intervals
+        >>> table = pd.DataFrame({"drop": [0.02], "low": [0.01], "high": [0.03], "verdict": ["reusable"]})
+        >>> intervals(table, tolerance=0.1)
+        [Markup('<svg class="bar reusable" ... aria-label="drop 0.020, interval 0.010 to 0.030, reusable">...</svg>')]
     """
     ends = table[["drop", "low", "high"]].replace([np.inf, -np.inf], np.nan)
     least, most = np.nanmin([*ends.to_numpy().ravel(), 0.0]), np.nanmax([*ends.to_numpy().ravel(), 1.5 * tolerance])

@@ -1,6 +1,6 @@
 """Cheap scores of transferability beside RMSE, and how well a score ranks what it should predict.
 
-CKA compares what two networks' layers compute; LogME and the H-score ask how well one network's features tell the
+CKA compares what two networks' layers compute; LogME and the H-score ask how well one network's features predict the
 labels. All three are functions of plain arrays; `activations` and `pixels` fetch the arrays from a network.
 """
 
@@ -17,7 +17,7 @@ from scipy import optimize, stats
 from torch import Tensor, nn
 
 from prr.errors import DataError, NetworkError, OptionError
-from prr.layers import KERNELS, LINEAR, common, forward, warn_of_rest
+from prr.layers import KERNELS, LINEAR, common, device_of, forward, warn_of_rest
 from prr.samples import Data, samples
 
 ROUNDING = 1e-12  # relative to a column's size: what is left of a constant column once its mean is taken off
@@ -46,6 +46,13 @@ def cka(x: np.ndarray, y: np.ndarray) -> float:
         DataError: no two matrices of as many rows, two or more, or values that are not finite.
 
     Source: Kornblith et al. 2019, arXiv:1905.00414, eq. 4 and section 3.
+
+    Example:
+        >>> import numpy as np
+        >>> from prr.predictors import cka
+        >>> x = np.random.default_rng(0).normal(size=(100, 2))
+        >>> round(cka(x, 3 * x[:, ::-1] + 1), 6)
+        1.0
     """
     x, y = (_centred(_matrix(owner, value)) for owner, value in (("x", x), ("y", y)))
     if len(x) != len(y):
@@ -89,7 +96,7 @@ def layer_similarity(
 
     Args:
         target: network that is judged; not changed. Its layers that run are compared.
-        source: the same layers, or some of them (a warning tells the rest); not changed, on a device of its own.
+        source: the same layers, or some of them (a warning counts the rest); not changed, on a device of its own.
         data: images that both see; see `prr.samples.samples`. Labels are not used.
         positions: pixels that are drawn from each image, see `activations`. Images times positions should be well above
             the number of channels.
@@ -106,9 +113,20 @@ def layer_similarity(
         OptionError: no positions or an empty batch.
 
     Source: Kornblith et al. 2019, arXiv:1905.00414, section 6.
+
+    Example:
+        >>> import torch
+        >>> from prr.predictors import layer_similarity
+        >>> from torch import nn
+        >>> _ = torch.manual_seed(0)
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
+        >>> layer_similarity(model, model, (torch.randn(8, 1, 8, 8), torch.zeros(8, 6, 6))).round(3)
+          kind  layer name  cka
+        0    W      1    0  1.0
+        1    W      2    2  1.0
     """
     data = samples(data)
-    table = common(target, source, data.images[:1].to(_device(target)))
+    table = common(target, source, data.images[:1].to(device_of(target)))
     warn_of_rest(target, source)
     rows = table.loc[table["live"] & table["kind"].isin(KERNELS), ["kind", "layer", "name"]].reset_index(drop=True)
     pick = partial(_drawn, places=_places(len(data.images), positions, seed))
@@ -145,6 +163,15 @@ def activations(
         NetworkError: no such module, one that never runs or gives no tensor with a part for each image, NaN or infinite
             values.
         OptionError: no positions, an empty batch, one name instead of a list.
+
+    Example:
+        >>> import torch
+        >>> from prr.predictors import activations
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
+        >>> found = activations(model, ["0", "2"], torch.randn(5, 1, 8, 8), positions=3)
+        >>> {name: rows.shape for name, rows in found.items()}
+        {'0': (15, 4), '2': (15, 2)}
     """
     pick = partial(_drawn, places=_places(len(images), positions, seed))
     found = _seen(model, names, images, batch_size, pick)
@@ -157,7 +184,7 @@ def pixels(
     """Features of one layer with the label of each, drawn so that every class has the same share.
 
     A feature is a cell of the layer's own grid; its label is that of the mask's pixel under the middle of the cell, so
-    what is smaller than a cell may get lost. `count` is divided by the classes that are there: each gives so many
+    what is smaller than a cell may get lost. `count` is divided by the n classes that are there: each gives count / n
     cells, drawn without replacement, or all it has. So a large background does not drown the rest, and the shares of
     the classes say nothing. Where there is one label to an image the feature is the mean over the grid.
 
@@ -176,6 +203,15 @@ def pixels(
         NetworkError: see `activations`.
         DataError: masks that are no labels, or have another number of axes than the grid.
         OptionError: no cells or an empty batch.
+
+    Example:
+        >>> import torch
+        >>> from prr.predictors import pixels
+        >>> masks = torch.zeros(5, 6, 6, dtype=torch.long)
+        >>> masks[:, 2:4, 2:4] = 1  # 20 of 180 cells
+        >>> features, labels = pixels(torch.nn.Conv2d(1, 4, 3), "", (torch.randn(5, 1, 8, 8), masks), count=40)
+        >>> features.shape, int((labels == 1).sum())
+        ((40, 4), 20)
     """
     data = samples(data)
     if count < 1:
@@ -215,7 +251,7 @@ def _at(masks: Tensor, grid: tuple[int, ...]) -> Tensor:
 
 
 def _stratified(labels: Tensor, count: int, seed: int) -> Tensor:
-    """True at `count` places in all, as many of each label, or all that a rare one has."""
+    """True at `count` places in all, the same number of each label, or all that a rare one has."""
     generator, chosen = torch.Generator().manual_seed(seed), torch.zeros(labels.numel(), dtype=torch.bool)
     classes = labels.unique()
     for label in classes:
@@ -249,7 +285,7 @@ def _seen(model: nn.Module, names: Sequence[str], images: Tensor, batch_size: in
         raise OptionError(
             f"names={names!r}, batch_size={batch_size}, {len(images)} images: expected a list of names, and 1 or more"
         )
-    probe, device = copy.deepcopy(model).eval(), _device(model)
+    probe, device = copy.deepcopy(model).eval(), device_of(model)
     modules = dict(probe.named_modules(remove_duplicate=False))
     if unknown := [name for name in names if name not in modules]:
         raise NetworkError(f"{', '.join(unknown)}: no such module in {type(model).__name__}; see named_modules()")
@@ -292,11 +328,7 @@ def _of(found: dict[str, np.ndarray], name: str) -> np.ndarray:
     return found[name]
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
-
-
-# ------------------------------------------------------------------- what features tell of labels
+# ------------------------------------------------------------------- what features say of labels
 
 
 def logme(features: np.ndarray, labels: np.ndarray) -> float:
@@ -319,6 +351,14 @@ def logme(features: np.ndarray, labels: np.ndarray) -> float:
         DataError: no matrix, values that are not finite, labels that don't fit, one class.
 
     Source: You et al. 2021, arXiv:2102.11005, eqs 1-2 and algorithm 1 (which seeks a and b by fixed-point iteration).
+
+    Example:
+        >>> import numpy as np
+        >>> from prr.predictors import logme
+        >>> labels = np.arange(90) % 3
+        >>> noise = np.random.default_rng(0).normal(size=(90, 3))
+        >>> logme(np.eye(3)[labels] + 0.1 * noise, labels) > logme(noise, labels)
+        True
     """
     features, members = _labelled(features, labels)
     left, singular, _ = np.linalg.svd(_unit(features), full_matrices=False)
@@ -344,14 +384,14 @@ def _evidence(squares: np.ndarray, power: np.ndarray, rest: float, count: int) -
     return -min(values[best], optimize.minimize_scalar(lost, bounds=around, method="bounded").fun)
 
 
-def h_score(features: np.ndarray, labels: np.ndarray, *, shrunk: bool = True) -> float:
+def h_score(features: np.ndarray, labels: np.ndarray) -> float:
     """Variance between classes over variance of the features: trace(inverse of cov(f) cov(E[f | y])).
+
+    Covariances are shrunk by Ledoit and Wolf's s, for few rows: (1 - s) cov(f) + s m I, and (1 - s) cov(E[f | y]).
 
     Args:
         features: (n, d).
         labels: (n,) whole numbers, two classes or more.
-        shrunk: with Ledoit and Wolf's shrinkage s of the covariance, (1 - s) cov(f) + s m I, and (1 - s)
-            cov(E[f | y]): for few rows. False: with the pseudo-inverse, which is classes - 1 for any d >= n features.
 
     Returns:
         The score, from 0 to classes - 1; more is better.
@@ -359,16 +399,20 @@ def h_score(features: np.ndarray, labels: np.ndarray, *, shrunk: bool = True) ->
     Raises:
         DataError: no matrix, values that are not finite, labels that don't fit, one class.
 
-    Source: Bao et al. 2019, doi:10.1109/ICIP.2019.8803726, definition 2; Ibrahim et al. 2021, arXiv:2110.06893, for
-    `shrunk`; Ledoit and Wolf 2004, doi:10.1016/S0047-259X(03)00096-4.
+    Source: Bao et al. 2019, doi:10.1109/ICIP.2019.8803726, definition 2; Ibrahim et al. 2021, arXiv:2110.06893
+    (shrunk); Ledoit and Wolf 2004, doi:10.1016/S0047-259X(03)00096-4.
+
+    Example:
+        >>> import numpy as np
+        >>> from prr.predictors import h_score
+        >>> features = np.array([[0.0], [2.0], [4.0], [6.0]])  # variance 5, of the classes' means 4
+        >>> round(h_score(features, np.array([0, 0, 1, 1])), 6)
+        0.8
     """
     features, members = _labelled(features, labels)
     features = _unit(_centred(features))
     left, singular, _ = np.linalg.svd(features, full_matrices=False)
     between = ((left.T @ (members / np.sqrt(members.sum(0)))) ** 2).sum(1)  # share of each direction, 0 to 1
-    if not shrunk:
-        rank = singular > singular[0] * max(features.shape) * np.finfo(float).eps
-        return float(between[rank].sum())
     variance, shrinkage = singular**2 / len(features), _shrinkage(features)
     total = (1 - shrinkage) * variance + shrinkage * variance.sum() / features.shape[1]
     return float(((1 - shrinkage) * variance * between / np.where(total > 0, total, 1)).sum())
@@ -421,6 +465,12 @@ def rank_agreement(
         DataError: lengths that differ.
 
     Source: Spearman 1904, doi:10.2307/1412159; Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 13.
+
+    Example:
+        >>> from prr.predictors import rank_agreement
+        >>> rho, low, high = rank_agreement([0.1, 0.2, 0.4, 0.3, 0.8], [1, 4, 9, 16, 25])
+        >>> round(rho, 3), low < rho < high
+        (0.9, True)
     """
     pair = [np.asarray(each, dtype=float) for each in (score, truth)]
     groups = np.arange(len(pair[0])) if groups is None else np.asarray(groups)

@@ -17,11 +17,13 @@ from tqdm import tqdm
 
 from prr.bn import recalibrate
 from prr.errors import DataError, JobError, NetworkError, OptionError
+from prr.graph.suffix import Change, Suffixes, Whole, main, outputs_of
 from prr.layers import (
     ALL,
     KINDS,
     check_kinds,
     common,
+    device_of,
     full_name,
     incomparable,
     parameter_table,
@@ -32,14 +34,11 @@ from prr.layers import (
 )
 from prr.metrics import Counted, Score, check_count, drop_interval, nanmean, score_of
 from prr.samples import Data, samples
-from prr.suffix import Change, Suffixes, Whole, main, outputs_of
 
-# Goes into every stored sweep's key: raise it when a change here or in metrics.py changes what a sweep gives.
-RECIPE = 2
 ROUNDING = 1e-3  # by which half precision may move a score
 KEPT = 2**28  # bytes of outputs that a sweep holds at a time, for a score that wants whole outputs
 # What a plan does with a parameter: take it from the source and freeze it; take it and train on; keep the model's own
-# and estimate it anew on the target's images (RM, RV); keep the model's own and train.
+# and re-estimate it on the target's images (RM, RV); keep the model's own and train.
 ACTIONS = ("reuse", "fine-tune", "recalibrate", "retrain")
 
 
@@ -60,6 +59,14 @@ def transplant(target: nn.Module, source: nn.Module, kind: str, layer: int) -> n
         NetworkError: no such layer, none or another shape in the source, NaN or infinite values.
 
     Source: Wang et al. 2020, arXiv:2008.03411, "Parameter reuse for each layer of the network".
+
+    Example:
+        >>> import prr, torch
+        >>> from torch import nn
+        >>> target, source = (nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3)) for _ in range(2))
+        >>> model = prr.transplant(target, source, "W", 2)
+        >>> torch.equal(model[2].weight, source[2].weight), torch.equal(model[0].weight, target[0].weight)
+        (True, True)
     """
     check_kinds([kind])
     table = parameter_table(target)
@@ -87,8 +94,9 @@ def sweep(
 ) -> pd.DataFrame:
     """Score the target with each of its layers' parameters replaced in turn, one layer and one kind at a time.
 
-    Where torch.fx can trace the target, only what depends on a replaced tensor runs again; see `prr.suffix`. Networks
-    that share some layers only are swept over those, with a warning; `incomparable` lists the rest.
+    It is the mean over patients of what `drops` lists. Where torch.fx can trace the target, only what depends on a
+    replaced tensor runs again; see `prr.graph.suffix`. Networks that share some layers only are swept over those, with
+    a warning; `incomparable` lists the rest.
 
     Args:
         target: network that is judged; not changed. Runs on the device of its parameters.
@@ -107,7 +115,7 @@ def sweep(
     Returns:
         DataFrame[kind, layer, name, score, drop, low, high], live layers in order of execution within each kind.
         score: mean over patients after the transplant; drop: score of the target minus that; low, high: 95 % paired
-        bootstrap interval of the drop over patients.
+        bootstrap interval of the drop over patients. Each mean leaves out the patients whose score is NaN.
 
     Raises:
         OptionError: an unknown kind, one layer instead of a list, an empty batch.
@@ -117,20 +125,65 @@ def sweep(
         JobError: a batch does not fit into the memory of a CUDA device.
 
     Source: Wang et al. 2020, arXiv:2008.03411, Figs 3, 4, 7, 8.
+
+    Example:
+        A sweep is this loop, made fast.
+
+        >>> import numpy as np, prr, torch
+        >>> from torch import nn
+        >>> _ = torch.manual_seed(0)
+        >>> target, source = (nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1)) for _ in range(2))
+        >>> images, labels = torch.randn(6, 1, 8, 8), torch.randint(3, (6, 6, 6))
+        >>> score = lambda model: (model(images).argmax(1) == labels).double().mean().item()
+        >>> table, rows = prr.parameter_table(target).query("kind == 'W'"), []
+        >>> for kind, layer in zip(table["kind"], table["layer"]):
+        ...     rows.append(score(prr.transplant(target, source, kind, layer)))
+        >>> swept = prr.sweep(target, source, (images, labels), kinds=["W"], score="accuracy")
+        >>> np.allclose(swept["score"], rows)
+        True
     """
-    data = samples(data)
-    rows, before, after = scored(target, source, data, kinds, layers, score, batch_size, bfloat16, progress)
+    found = patient_scores(target, source, data, kinds, layers, score, batch_size, bfloat16, progress)
     warn_of_rest(target, source)
+    rows = found[["kind", "layer", "name"]].drop_duplicates(ignore_index=True)
+    shape = len(rows), found["patient"].nunique()
+    before, after = (found[column].to_numpy().reshape(shape) for column in ("before", "score"))
     low, high = drop_interval(before, after)
-    reached = nanmean(after)
-    return rows.assign(score=reached, drop=nanmean(before) - reached, low=low, high=high)
+    return rows.assign(score=nanmean(after), drop=nanmean(before) - nanmean(after), low=low, high=high)
 
 
-def drops(
+def drops(target: nn.Module, source: nn.Module, data: Data, **options: Any) -> pd.DataFrame:
+    """What `sweep` averages: the drop of every patient (or other unit), for intervals over seeds and patients.
+
+    Arguments, `options` among them, and errors are those of `sweep`.
+
+    Returns:
+        DataFrame[kind, layer, name, patient, score, drop], in the order of `sweep`; patient as in the data, NaN where
+        the score says nothing of a patient.
+
+    Example:
+        >>> import copy, torch
+        >>> from prr.reuse import drops
+        >>> from torch import nn
+        >>> target = nn.Sequential(nn.Linear(1, 1, bias=False))
+        >>> source = copy.deepcopy(target)
+        >>> target[0].weight.data.fill_(1), source[0].weight.data.fill_(-1)
+        (tensor([[1.]]), tensor([[-1.]]))
+        >>> points = torch.tensor([[-1.0], [1.0], [2.0]])
+        >>> data = points, torch.tensor([0, 1, 1]), torch.tensor([4, 4, 9])  # images, labels, patients
+        >>> drops(target, source, data, score="accuracy")
+          kind  layer name  patient  score  drop
+        0   LW      1    0        4    0.0   1.0
+        1   LW      1    0        9    0.0   1.0
+    """
+    found = patient_scores(target, source, data, **options)
+    warn_of_rest(target, source)
+    return found.drop(columns="before")
+
+
+def patient_scores(
     target: nn.Module,
     source: nn.Module,
     data: Data,
-    *,
     kinds: Sequence[str] = ALL,
     layers: Collection[int] | None = None,
     score: Score | None = None,
@@ -138,34 +191,8 @@ def drops(
     bfloat16: bool = False,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """What `sweep` averages: the drop of every patient (or other unit), for intervals over seeds and patients.
-
-    Arguments and errors are those of `sweep`.
-
-    Returns:
-        DataFrame[kind, layer, name, patient, score, drop], in the order of `sweep`; patient as in the data, NaN where
-        the score says nothing of a patient.
-    """
+    """DataFrame[kind, layer, name, patient, before, score, drop]: `drops` and, before the transplant, the score."""
     data = samples(data)
-    rows, before, after = scored(target, source, data, kinds, layers, score, batch_size, bfloat16, progress)
-    warn_of_rest(target, source)
-    patients = data.patient.unique().tolist()
-    long = rows.loc[rows.index.repeat(len(patients))].reset_index(drop=True)
-    return long.assign(patient=patients * len(rows), score=after.ravel(), drop=(before - after).ravel())
-
-
-def scored(
-    target: nn.Module,
-    source: nn.Module,
-    data: Data,
-    kinds: Sequence[str],
-    layers: Collection[int] | None,
-    score: Score | None,
-    batch_size: int,
-    bfloat16: bool,
-    progress: bool,
-) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """Rows[kind, layer, name] of a sweep; scores (patients,) before and (rows, patients) after each transplant."""
     check_kinds(kinds)
     score = score_of(score, data)
     if isinstance(layers, int) or batch_size < 1:
@@ -173,11 +200,12 @@ def scored(
             f"layers={layers}, batch_size={batch_size}: expected a list of layers, and a batch of 1 or more"
         )
     table = common(target, source, data.images[:1].to(device_of(target)))
-    if layers is not None and (unknown := sorted(set(layers) - set(table.loc[table["kind"].isin(kinds), "layer"]))):
+    known = table.loc[table["kind"].isin(kinds), "layer"]
+    if unknown := sorted(set(layers or ()) - set(known)):
         raise NetworkError(f"layers {unknown}: no such layer of kind {', '.join(kinds)} in {type(target).__name__}")
-    wanted = table["kind"].isin(kinds) & (True if layers is None else table["layer"].isin(layers))
-    rows = table[table["live"] & wanted]
-    rows = rows.sort_values("kind", key=lambda kind: kind.map(list(kinds).index), kind="stable", ignore_index=True)
+    wanted = table["live"] & table["kind"].isin(kinds) & (True if layers is None else table["layer"].isin(layers))
+    order = list(kinds).index
+    rows = table[wanted].sort_values("kind", key=lambda kind: kind.map(order), kind="stable", ignore_index=True)
     model = copy.deepcopy(target).eval()
     if data.images.ndim == 4:
         model = model.to(memory_format=torch.channels_last)  # faster on a CPU
@@ -186,14 +214,17 @@ def scored(
     if bfloat16:
         check_rounding(model, data, score, batch_size)
     before, *after = scores(model, changes, data, score, batch_size, bfloat16, progress)
-    return rows[["kind", "layer", "name"]], before, np.reshape(after, (len(rows), len(before)))
+    table = rows.loc[rows.index.repeat(len(before)), ["kind", "layer", "name"]].reset_index(drop=True)
+    table = table.assign(patient=data.patient.unique().tolist() * len(rows), before=np.tile(before, len(rows)))
+    table["score"] = np.ravel(after)
+    return table.assign(drop=table["before"] - table["score"])
 
 
 def check_rounding(model: nn.Module, data: Data, score: Score, batch_size: int) -> None:
     """Refuse half precision where it moves the score of a network in eval mode.
 
     Raises:
-        NetworkError: tells by how much.
+        NetworkError: says by how much.
     """
     exact, rounded = (nanmean(scores(model, [], data, score, batch_size, half)[0]) for half in (False, True))
     if not abs(rounded - exact) <= ROUNDING:
@@ -203,7 +234,7 @@ def check_rounding(model: nn.Module, data: Data, score: Score, batch_size: int) 
         )
 
 
-def joint(
+def joint_transplant(
     target: nn.Module,
     source: nn.Module,
     data: Data,
@@ -221,7 +252,7 @@ def joint(
         source: where the parameters come from.
         data: exactly the data that is scored.
         pairs: DataFrame[kind, name], what is taken.
-        recalibrated: estimate all running statistics anew on `data.images` before scoring. No label is used, but the
+        recalibrated: re-estimate all running statistics on `data.images` before scoring. No label is used, but the
             images are those that are scored.
         before: (patients,) `values` of the target as it is, where they are known; None: they are found.
         score: see `sweep`.
@@ -232,6 +263,15 @@ def joint(
 
     Raises:
         OptionError, NetworkError, DataError, JobError: as `sweep` and `apply_plan`; `before` of other patients.
+
+    Example:
+        >>> import prr, torch
+        >>> from prr.reuse import joint_transplant
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
+        >>> data = torch.randn(6, 1, 8, 8), torch.randint(2, (6, 6, 6))
+        >>> joint_transplant(model, model, data, prr.parameter_table(model))["drop"]
+        0.0
     """
     data = samples(data)
     if batch_size < 1:
@@ -251,6 +291,9 @@ def joint(
     return {"score": float(nanmean(after)), "drop": float(drop), "low": float(low[0]), "high": float(high[0])}
 
 
+joint = joint_transplant  # until its callers have the new name
+
+
 def apply_plan(model: nn.Module, source: nn.Module, plan: pd.DataFrame) -> nn.Module:
     """Load and freeze parameters as planned, tensor by tensor, ready for training in a loop of the reader's own.
 
@@ -262,7 +305,7 @@ def apply_plan(model: nn.Module, source: nn.Module, plan: pd.DataFrame) -> nn.Mo
         model: network that receives; not changed.
         source: network that gives; has what the plan takes from it.
         plan: DataFrame[kind, name, action] with actions reuse (taken from the source, frozen), fine-tune (taken,
-            trained on), recalibrate (RM, RV: the model's own, estimated anew by training or by `prr.bn.recalibrate`)
+            trained on), recalibrate (RM, RV: the model's own, re-estimated by training or by `prr.bn.recalibrate`)
             and retrain (the model's own). What the plan does not name is retrained.
 
     Returns:
@@ -272,6 +315,17 @@ def apply_plan(model: nn.Module, source: nn.Module, plan: pd.DataFrame) -> nn.Mo
         OptionError: a missing column, an unknown kind or action, a parameter named twice, or recalibrate for another
             kind than RM and RV.
         NetworkError: a parameter that the networks do not have, or not in one shape; NaN or infinite values.
+
+    Example:
+        >>> import prr, torch
+        >>> from torch import nn
+        >>> target, source = (nn.Sequential(nn.Linear(3, 2)) for _ in range(2))
+        >>> plan = prr.parameter_table(target).assign(action=["reuse", "retrain"])
+        >>> model = prr.apply_plan(target, source, plan)
+        >>> torch.equal(model[0].weight, source[0].weight), torch.equal(model[0].bias, target[0].bias)
+        (True, True)
+        >>> model[0].weight.requires_grad, model[0].bias.requires_grad
+        (False, True)
     """
     check_plan(plan)
     for kind, name in plan[["kind", "name"]].itertuples(index=False):
@@ -352,6 +406,12 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = 32) -> Tensor:
     """Output (n, ...) of a network in eval mode on images (n, ...), batch by batch on the network's device.
 
     Of several outputs it is the one called "out" or "logits", else the first.
+
+    Example:
+        >>> import torch
+        >>> from prr.reuse import predict
+        >>> predict(torch.nn.Conv2d(1, 4, 3), torch.zeros(5, 1, 8, 8), batch_size=2).shape
+        torch.Size([5, 4, 6, 6])
     """
     device = device_of(model)
     with torch.inference_mode(), fitting(batch_size):
@@ -375,29 +435,36 @@ def fitting(batch_size: int) -> Iterator[None]:
         ) from error
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where the network's parameters lie."""
-    return next(model.parameters()).device
-
-
 def scores(
     model: nn.Module, changes: Sequence[Change], data: Data, score: Score, batch_size: int, bfloat16: bool = False,
     progress: bool = False,
 ) -> np.ndarray:  # fmt: skip
     """Score of a network by patient, first as it is, then under each change.
 
-    Outputs are counted batch by batch; those of a score that wants all of them at once are kept, for so many changes
-    at a time as `KEPT` bytes hold.
+    Outputs are counted batch by batch; those of a score that wants all of them at once are kept, for n changes at a
+    time, n being what `KEPT` bytes hold.
 
     Args:
         model: network in eval mode.
-        changes: see `prr.suffix.outputs_of`.
+        changes: see `prr.graph.suffix.outputs_of`.
 
     Returns:
         (1 + changes, patients).
 
     Raises:
         DataError: data that the score can make nothing of, or a score that says nothing.
+
+    Example:
+        >>> import torch
+        >>> from prr.metrics import accuracy
+        >>> from prr.reuse import scores
+        >>> from prr.samples import samples
+        >>> model = torch.nn.Linear(1, 1, bias=False).eval()
+        >>> one, other = (torch.full((1, 1), sign) for sign in (1.0, -1.0))
+        >>> _ = model.weight.data.copy_(one)
+        >>> data = samples((torch.tensor([[-1.0], [1.0]]), torch.tensor([0, 1])))
+        >>> scores(model, [(model.weight, other)], data, accuracy, batch_size=2).tolist()
+        [[1.0, 1.0], [0.0, 0.0]]
     """
     if not isinstance(score, Counted):
         score = Counted("", check=lambda *_: None, count=lambda output, _: output, combine=score)
@@ -422,8 +489,8 @@ def counted(
 ) -> Tensor:  # fmt: skip
     """Numbers (1 + changes, n, ...) that a score counts in each image's outputs.
 
-    On a CPU as many batches run at once as torch has threads, one thread each: they don't wait for one another as the
-    threads of one operation do.
+    On a CPU n batches run at once, n being torch's number of threads, one thread each: they don't wait for one another
+    as the threads of one operation do.
     """
     count, threads = len(data.images), torch.get_num_threads()
     batches = math.ceil(count / batch_size)

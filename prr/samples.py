@@ -37,6 +37,12 @@ def samples(data: Data | tuple | list | Dataset | DataLoader) -> Data:
 
     Raises:
         DataError: what is missing, of another type or length, empty, or not finite.
+
+    Example:
+        >>> import torch
+        >>> from prr.samples import samples
+        >>> samples((torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, 1]))).patient
+        tensor([0, 1, 2])
     """
     if not all(hasattr(data, name) for name in Samples._fields):
         if isinstance(data, Dataset) and not isinstance(data, DataLoader):

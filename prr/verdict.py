@@ -20,11 +20,11 @@ from prr.distance import rmse
 from prr.errors import NetworkError, OptionError
 from prr.layers import ALL, KERNELS, common, counterparts, entries, full_name, incomparable, parameter_table
 from prr.metrics import Counted, Score, score_of
-from prr.reuse import device_of, joint, sweep, values
+from prr.reuse import device_of, joint_transplant, sweep, values
 from prr.samples import Data, samples
 
-# Goes into every stored verdict's key: raise it when a change here changes what a verdict holds.
-RECIPE = 2
+TOLERANCE = 0.05  # drop of the score that counts as unchanged; the default of every function that judges
+SHARE = 0.5  # part of the live kernels that has to be reusable for the network to be
 REUSABLE, UNDECIDED, NOT_REUSABLE = "reusable", "undecided", "not reusable"
 LEGEND = (
     "W and B are weight and bias of a convolution, LW and LB of a linear layer, NW and NB of a layer, group, instance "
@@ -33,12 +33,12 @@ LEGEND = (
 INTERVAL = "A dot is the drop of the score, its line the 95 % interval, and the band reaches from 0 to the tolerance,"
 
 
-def layer_verdicts(swept: pd.DataFrame, tolerance: float = 0.05) -> pd.DataFrame:
+def layer_verdicts(swept: pd.DataFrame, tolerance: float = TOLERANCE) -> pd.DataFrame:
     """Judge every layer of a sweep by the interval of its drop.
 
     Args:
         swept: DataFrame with columns `low` and `high`, from `prr.sweep`.
-        tolerance: drop that counts as "almost unchanged", in units of the score (0.05 of foreground Dice).
+        tolerance: drop that counts as "almost unchanged", in units of the score.
 
     Returns:
         The sweep with a column `verdict`: reusable where high <= tolerance, not reusable where low > tolerance, else
@@ -48,6 +48,13 @@ def layer_verdicts(swept: pd.DataFrame, tolerance: float = 0.05) -> pd.DataFrame
         OptionError: a column that is missing.
 
     Source: Wang et al. 2020, arXiv:2008.03411, asks for "almost unchanged" results; number and interval are ours.
+
+    Example:
+        >>> import pandas as pd
+        >>> from prr.verdict import layer_verdicts
+        >>> swept = pd.DataFrame({"layer": [1, 2, 3], "low": [0.00, 0.00, 0.20], "high": [0.01, 0.20, 0.30]})
+        >>> layer_verdicts(swept)["verdict"].tolist()
+        ['reusable', 'undecided', 'not reusable']
     """
     if missing := {"low", "high"} - set(swept.columns):
         raise OptionError(f"column {', '.join(sorted(missing))}: expected a sweep's table, found {list(swept.columns)}")
@@ -55,11 +62,20 @@ def layer_verdicts(swept: pd.DataFrame, tolerance: float = 0.05) -> pd.DataFrame
     return swept.assign(verdict=np.select([reusable, lost], [REUSABLE, NOT_REUSABLE], UNDECIDED))
 
 
-def shares(swept: pd.DataFrame, tolerances: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2)) -> pd.DataFrame:
+def shares(swept: pd.DataFrame, tolerances: Sequence[float] = (0.01, 0.02, TOLERANCE, 0.1, 0.2)) -> pd.DataFrame:
     """How many layers of each kind are reusable, over a range of tolerances.
 
     Returns:
         DataFrame[kind, tolerance, reusable, undecided, not reusable, layers], counts of layers.
+
+    Example:
+        >>> import pandas as pd
+        >>> from prr.verdict import shares
+        >>> swept = pd.DataFrame({"kind": "W", "low": [0.00, 0.00, 0.20], "high": [0.01, 0.15, 0.30]})
+        >>> shares(swept, [0.1, 0.2])
+          kind  tolerance  reusable  undecided  not reusable  layers
+        0    W        0.1         1          1             1       3
+        1    W        0.2         2          1             0       3
     """
     rows = []
     for tolerance in tolerances:
@@ -76,18 +92,29 @@ class Verdict:
 
     Args:
         reusable_network: True, False, or None where the intervals leave it open.
-        drawn: name of the source whose transplants told so.
+        drawn: name of the source whose transplants decided.
         layers: DataFrame[kind, layer, name, score, drop, low, high, verdict, rmse, relative], the sweep, with the
             distance to the drawn source.
         share: DataFrame[kind, tolerance, reusable, undecided, not reusable, layers], of the kernels W and LW.
         sources: DataFrame[source, kernels, rmse, relative, rank, drawn], nearest first: means over the reusable
-            kernels, or over all where none is; `kernels` tells over how many.
-        joint: DataFrame[layers, recalibrated, score, drop, low, high, verdict]: so many pairs of kind and layer, in
-            order of their single `high`, taken from the nearest source at once, without and with recalibration.
+            kernels, or over all where none is; `kernels` is their number.
+        joint: DataFrame[layers, recalibrated, score, drop, low, high, verdict]: the first n = `layers` pairs of kind
+            and layer, in order of their single `high`, taken from the nearest source at once, without and with
+            recalibration.
         pairs: DataFrame[kind, layer, name, live(, shared)], all that can be swapped; the plan has a line for each.
         tolerance: drop that counts as unchanged.
         incomparable: DataFrame[network, kind, name, target, source], what a source does not share, with both shapes.
         made: {what: value}, where the numbers come from.
+
+    Example:
+        >>> import prr, torch
+        >>> from torch import nn
+        >>> _ = torch.manual_seed(0)
+        >>> model = nn.Sequential(nn.Conv2d(1, 2, 1))
+        >>> images = torch.randn(6, 1, 4, 4)
+        >>> verdict = prr.judge(model, model, (images, model(images).argmax(1)), score="accuracy")
+        >>> verdict.reusable_network, verdict.plan()["action"].tolist(), verdict.to_html()[:15]
+        (True, ['reuse', 'reuse'], '<!doctype html>')
     """
 
     reusable_network: bool | None
@@ -117,9 +144,9 @@ class Verdict:
         taken = pd.MultiIndex.from_frame(self.pairs[["kind", "name"]]).isin(
             pd.MultiIndex.from_frame(kept[["kind", "name"]])
         )
-        anew = statistics & self.pairs["live"] & (~taken | largest["recalibrated"].any())
+        estimated = statistics & self.pairs["live"] & (~taken | largest["recalibrated"].any())
         names = [full_name(kind, name) for kind, name in self.pairs[["kind", "name"]].itertuples(index=False)]
-        actions = np.select([anew, taken], ["recalibrate", "reuse"], "retrain")
+        actions = np.select([estimated, taken], ["recalibrate", "reuse"], "retrain")
         return self.pairs[["kind", "layer", "name"]].assign(parameter=names, action=actions)
 
     def __str__(self) -> str:
@@ -202,20 +229,21 @@ def judge(
     source: nn.Module | dict[str, nn.Module],
     data: Data,
     *,
-    tolerance: float = 0.05,
-    share: float = 0.5,
+    tolerance: float = TOLERANCE,
+    share: float = SHARE,
     kinds: Sequence[str] = ALL,
     score: Score | None = None,
     batch_size: int = 32,
+    bfloat16: bool = False,
     seed: int = 0,
     progress: bool = False,
 ) -> Verdict:
     """Judge by PR-RMSE what of a source network can be used in a target network.
 
-    One source, drawn at random, gives the transplants that tell whether the network is reusable, and which layers are.
-    RMSE over the reusable kernels ranks the sources. What passes alone is then taken from the nearest source together;
-    where that fails, the largest set that passes is sought by bisection, in order of the single intervals. Layers are
-    chosen and scored on the same data, so the joint score of a reduced set is somewhat optimistic.
+    One source, drawn at random, gives the transplants that decide whether the network and which of its layers are
+    reusable. RMSE over the reusable kernels ranks the sources. What passes alone is then taken from the nearest source
+    together; where that fails, the largest set that passes is sought by bisection, in order of the single intervals.
+    Layers are chosen and scored on the same data, so the joint score of a reduced set is somewhat optimistic.
 
     Args:
         target: network that is judged, trained on a small labelled set perhaps; not changed.
@@ -228,30 +256,38 @@ def judge(
         score: dice, accuracy, r2 or (output, data) -> one value per patient (or other unit). None: the one that suits
             the targets, mean foreground Dice for label maps.
         batch_size: images per forward pass.
+        bfloat16: sweep in half precision, see `prr.sweep`. What is taken together is scored in 32 bits all the same, as
+            is the target that it is compared with: these scores decide the plan, and are few.
         seed: of the draw among the sources.
         progress: show a bar on stderr.
 
     Raises:
         OptionError: no source, neither W nor LW among the kinds, or a share or tolerance that is out of range.
-        NetworkError: no live convolution or linear layer in common, or as `sweep`.
+        NetworkError: no live convolution or linear layer in common, a score that bfloat16 moves, or as `sweep`.
         DataError: as `sweep`.
 
     Source: Wang et al. 2020, arXiv:2008.03411, Introduction; intervals, joint scores and the plan are ours.
+
+    Example:
+        >>> import prr, torch
+        >>> from torch import nn
+        >>> _ = torch.manual_seed(0)
+        >>> ours = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
+        >>> images = torch.randn(6, 1, 8, 8)
+        >>> verdict = prr.judge(ours, {"ours": ours}, (images, ours(images).argmax(1)), score="accuracy")
+        >>> print(verdict)
+        The network is reusable, judged with ours: of its 2 live kernels 2 reusable, 0 undecided, 0 not reusable within
+        ... of its own score, 1.000. The nearest source, of 1, is ours: mean relative RMSE 0.00, ... The plan: reuse 4.
     """
     sources = source if isinstance(source, dict) else {"source": source}
-    if not sources or not {*KERNELS} & {*kinds} or not 0 < share <= 1 or not tolerance >= 0 or seed < 0:
-        raise OptionError(
-            f"sources={list(sources)}, kinds={list(kinds)}, share={share}, tolerance={tolerance}, seed={seed}: "
-            "expected at least one source, W or LW among the kinds, a share above 0 up to 1, a tolerance and a seed "
-            "from 0"
-        )
+    _check_case(sources, kinds, share, tolerance, seed)
     data = samples(data)
     score = score_of(score, data)
     drawn = list(sources)[np.random.default_rng(seed).integers(len(sources))]
     options = {"score": score, "batch_size": batch_size}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "[0-9]+ parameters are not comparable")  # the verdict lists them
-        swept = sweep(target, sources[drawn], data, kinds=kinds, progress=progress, **options)
+        swept = sweep(target, sources[drawn], data, kinds=kinds, bfloat16=bfloat16, progress=progress, **options)
         layers = layer_verdicts(swept[_shared_by_all(target, sources, swept)].reset_index(drop=True), tolerance)
         layers = layers.merge(rmse(target, sources[drawn]), how="left")
         kernels = layers[layers["kind"].isin(KERNELS)]
@@ -264,9 +300,11 @@ def judge(
     passing = _in_order(layers)
     if len(passing):
         options["before"] = values(target, data, **options)
-    together = jointly(target, sources[ranked["source"].iloc[0]], data, passing, tolerance, options)
+    together = largest_joint_set(target, sources[ranked["source"].iloc[0]], data, passing, tolerance, options)
     pairs = parameter_table(target, data.images[:1].to(device_of(target))).drop(columns=["shape", "size"])
     rest = pd.concat({name: incomparable(target, each) for name, each in sources.items()}, names=["network"])
+    judged = f"tolerance {tolerance:g}, at least {share:.0%} of the kernels, seed {seed}"
+    judged += ", swept in bfloat16" if bfloat16 else ""
     return Verdict(
         reusable_network=reusable_network(kernels, share),
         drawn=drawn,
@@ -277,16 +315,31 @@ def judge(
         pairs=pairs,
         tolerance=tolerance,
         incomparable=rest.reset_index("network").reset_index(drop=True),
-        made={
-            "network": type(target).__name__,
-            "score": score.name if isinstance(score, Counted) else getattr(score, "__name__", type(score).__name__),
-            "data": f"{len(data.images)} images, {len(data.patient.unique())} units",
-            "judged by": f"tolerance {tolerance:g}, at least {share:.0%} of the kernels, seed {seed}",
-            "device": torch.cuda.get_device_name() if device_of(target).type == "cuda" else str(device_of(target)),
-            "versions": f"pr-rmse {version('pr-rmse')}, torch {torch.__version__}, Python {platform.python_version()}",
-            "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        },
+        made=_facts(target, data, score, judged),
     )
+
+
+def _check_case(sources: dict, kinds: Sequence[str], share: float, tolerance: float, seed: int) -> None:
+    if not sources or not {*KERNELS} & {*kinds} or not 0 < share <= 1 or not tolerance >= 0 or seed < 0:
+        raise OptionError(
+            f"sources={list(sources)}, kinds={list(kinds)}, share={share}, tolerance={tolerance}, seed={seed}: "
+            "expected at least one source, W or LW among the kinds, a share above 0 up to 1, a tolerance and a seed "
+            "from 0"
+        )
+
+
+def _facts(target: nn.Module, data: Data, score: Score, judged: str) -> dict[str, str]:
+    """{what: value}, where a verdict comes from."""
+    device = device_of(target)
+    return {
+        "network": type(target).__name__,
+        "score": score.name if isinstance(score, Counted) else getattr(score, "__name__", type(score).__name__),
+        "data": f"{len(data.images)} images, {len(data.patient.unique())} units",
+        "judged by": judged,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else str(device),
+        "versions": f"pr-rmse {version('pr-rmse')}, torch {torch.__version__}, Python {platform.python_version()}",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
 
 
 def _shared_by_all(target: nn.Module, sources: dict[str, nn.Module], swept: pd.DataFrame) -> list[bool]:
@@ -297,19 +350,41 @@ def _shared_by_all(target: nn.Module, sources: dict[str, nn.Module], swept: pd.D
     return [pair in shared for pair in swept[["kind", "name"]].itertuples(index=False, name=None)]
 
 
-def reusable_network(kernels: pd.DataFrame, share: float = 0.5) -> bool | None:
+def reusable_network(kernels: pd.DataFrame, share: float = SHARE) -> bool | None:
     """Whether enough of the kernels are reusable; None where the undecided ones would tip the balance.
 
     Args:
         kernels: DataFrame with a column verdict, a row for each live W.
         share: part of them that has to be reusable.
+
+    Example:
+        >>> import pandas as pd
+        >>> from prr.verdict import reusable_network
+        >>> reusable_network(pd.DataFrame({"verdict": ["reusable", "reusable", "not reusable"]}))
+        True
+        >>> reusable_network(pd.DataFrame({"verdict": ["reusable", "undecided", "not reusable"]})) is None
+        True
     """
     sure, possible = (kernels["verdict"] == REUSABLE).mean(), (kernels["verdict"] != NOT_REUSABLE).mean()
     return True if sure >= share else False if possible < share else None
 
 
 def rank(target: nn.Module, sources: dict[str, nn.Module], layers: pd.DataFrame) -> pd.DataFrame:
-    """Sources by mean relative RMSE over the reusable kernels, see `Verdict.sources`."""
+    """Sources by mean relative RMSE over the reusable kernels, see `Verdict.sources`.
+
+    Example:
+        >>> import pandas as pd
+        >>> from prr.donors import towards, zero
+        >>> from prr.verdict import rank
+        >>> from torch import nn
+        >>> target = nn.Sequential(nn.Linear(3, 2))
+        >>> sources = {"far": zero(target), "near": towards(target, zero(target), 0.25)}
+        >>> layers = pd.DataFrame({"kind": ["LW"], "name": ["0"], "verdict": ["reusable"]})
+        >>> rank(target, sources, layers)[["source", "kernels", "relative", "rank"]].round(3)
+          source  kernels  relative  rank
+        0   near        1      0.25     1
+        1    far        1      1.00     2
+    """
     kernels = layers[layers["kind"].isin(KERNELS)]
     reusable = kernels[kernels["verdict"] == REUSABLE]
     names = (kernels if reusable.empty else reusable)["name"]
@@ -323,7 +398,7 @@ def rank(target: nn.Module, sources: dict[str, nn.Module], layers: pd.DataFrame)
     return table.assign(rank=table["relative"].rank(method="min").astype("Int64"))
 
 
-def jointly(
+def largest_joint_set(
     target: nn.Module, source: nn.Module, data: Data, reusable: pd.DataFrame, tolerance: float, options: dict
 ) -> pd.DataFrame:
     """Score all reusable pairs at once; while they fail, seek the largest number that passes. See `Verdict.joint`."""
@@ -332,7 +407,7 @@ def jointly(
 
     def passes(count: int) -> bool:
         for recalibrated in ways:
-            result = joint(target, source, data, reusable.head(count), recalibrated=recalibrated, **options)
+            result = joint_transplant(target, source, data, reusable.head(count), recalibrated=recalibrated, **options)
             rows.append({"layers": count, "recalibrated": recalibrated, **result})
         return any(row["high"] <= tolerance for row in rows[-len(ways) :])
 

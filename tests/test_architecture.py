@@ -18,7 +18,7 @@ STARTS = ("independent", "shared")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return Experiment("smoke", store=tmp_path_factory.mktemp("store"), steps=2, grid_steps=2, threads=1)
+    return Experiment("smoke", store=tmp_path_factory.mktemp("store"), steps=2, grid_steps=3, threads=1)
 
 
 def made(effect, dice=None, targets=3, sources=3, patients=6, noise=0.01):
@@ -44,62 +44,106 @@ def made(effect, dice=None, targets=3, sources=3, patients=6, noise=0.01):
 
 
 def test_every_target_seed_meets_every_source_seed_in_every_cell(run):
-    found = [each for each in architecture.headline(run)]
-    seeds = architecture.seeds(run)
+    seeds = range(run.profile.grid_seeds)
     cells = list(itertools.product(CONNECTIONS, STARTS, seeds, seeds))
-    assert sorted((e.network, e.start, e.target_seed, e.source_seed) for e in found) == sorted(cells)
+    labels = ("network", "start", "target_seed", "source_seed")
+    found = [tuple(each[name] for name in labels) for each, _ in architecture.headline(run)]
+    assert sorted(found) == sorted(cells)
 
 
 def test_the_two_starts_meet_the_same_targets(run):
-    for network in CONNECTIONS:
-        by_start = [
-            [each.target for each in architecture.headline(run) if (each.network, each.start) == (network, start)]
-            for start in STARTS
-        ]
-        assert by_start[0] == by_start[1]
+    targets = {start: [] for start in STARTS}
+    for labels, job in architecture.headline(run):
+        targets[labels["start"]].append((labels["network"], labels["target_seed"], job.needs["target"].digest))
+    assert sorted(targets["shared"]) == sorted(targets["independent"])
 
 
-def test_a_shared_source_begins_where_its_target_began_and_an_independent_one_elsewhere(run):
+def test_all_targets_meet_the_same_independent_sources_and_a_shared_source_for_each(run):
+    for start, sources in (("independent", 1), ("shared", 2)):
+        jobs = [pair(run, "plain", start, target, 0)[1] for target in (0, 1)]
+        assert len({job.needs["source"].digest for job in jobs}) == sources
+
+
+@pytest.mark.parametrize(("start", "same"), [("shared", True), ("independent", False)])
+def test_a_shared_source_begins_where_its_target_began_and_an_independent_one_elsewhere(run, start, same):
+    needs = pair(run, "plain", start, 1, 0)[1].needs
+    first, second = (run.result(needs[name].needs["initial"]) for name in ("target", "source"))
+    assert first.down[2].conv1.weight.equal(second.down[2].conv1.weight) == same
+
+
+def test_of_a_pretext_start_target_and_source_begin_from_one_network_that_learned_from_textures(run):
+    (_, first), (_, other) = (pair(run, "plain", "pretext", target, 0) for target in (1, 2))
+    begun = [first.needs[name].needs["initial"] for name in ("target", "source")]
+    assert begun[0].digest == begun[1].digest
+    assert begun[0].arguments["dataset"] == "textures"
+    assert other.needs["target"].needs["initial"].digest != begun[0].digest
+
+
+def test_a_source_trained_otherwise_differs_in_what_its_label_says(run):
+    run, found = run.variant(grid_steps=8), {}
+    plain = pair(run, "pspnet", "shared", 0, 0)[1].needs["source"].arguments
+    for labels, job in architecture.other_training(run):
+        if (labels["network"], labels["target_seed"]) == ("pspnet", 0):
+            other = job.needs["source"].arguments
+            found[labels["source"]] = {name: other[name] for name in other if other[name] != plain[name]}
+    rate = run.profile.learning_rate
+    assert found == {
+        "learning rate x 0.25": {"learning_rate": rate / 4},
+        "learning rate x 4": {"learning_rate": rate * 4},
+        "a quarter of the steps": {"steps": 2},
+        "denoising": {"task": "denoising"},
+    }
+
+
+def test_a_target_of_half_the_steps_has_a_source_of_all(run):
+    labels, job = pair(run, "plain", "shared", 0, 0, half=True)
+    assert labels["steps"] == "half"
+    assert [job.needs[name].arguments["steps"] for name in ("target", "source")] == [1, 3]
+
+
+def test_no_pair_stands_twice(run):
+    found = pairs(run)
+    assert len({tuple(labels.values()) for labels, _ in found}) == len(found)
+    assert len({job.digest for _, job in found}) == len(found)
+
+
+def test_every_donor_of_a_network_is_compared_at_one_distance(run):
+    assert {labels["donor"]: job.arguments["amount"] for labels, job in pairs(run)} == {
+        "source": None, "at": DISTANCE, "noise at": DISTANCE,
+    }  # fmt: skip
+
+
+def test_noise_is_drawn_for_every_target_and_nothing_else_depends_on_the_seed_of_the_run(run):
+    for labels, job in pairs(run):
+        assert job.arguments["seed"] == (labels["target_seed"] if labels["donor"] == "noise at" else None)
+    assert pair(run.variant(seed=5), "plain", "shared", 0, 0)[1].digest == pair(run, "plain", "shared", 0, 0)[1].digest
+
+
+def test_imagenet_is_a_start_of_pspnet_where_it_was_asked_for(run):
+    other = run.variant(pspnet_start="imagenet")
+    here, there = ({(e["network"], e["start"]) for e, _ in architecture.other_starts(each)} for each in (run, other))
+    assert there - here == {("pspnet", "imagenet")}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_small_scale_has_the_field_of_view_and_is_reached_once(profile):
+    run = Experiment(profile, device="cpu", spacing_mm=1.1)
+    small, full = grid.scaled(run).profile, run.profile
+    assert (small.size, small.steps, small.batch_size) == (full.grid_size, full.grid_steps, full.grid_batch)
+    assert small.size * small.spacing_mm == pytest.approx(full.size * full.spacing_mm)
+    assert grid.scaled(grid.scaled(run)).profile == small
+
+
+def test_the_large_and_the_small_run_give_the_same_results(run):
     small = grid.scaled(run)
-    for start, same in (("shared", True), ("independent", False)):
-        each = pair("plain", start, 1, 0)
-        begun = [small.start("plain", **arguments) for arguments in (each.target, each.giver)]
-        equal = begun[0].down[2].conv1.weight.equal(begun[1].down[2].conv1.weight)
-        assert equal == same
+    assert small.profile != run.profile
+    assert architecture.table(run).digest == architecture.table(small).digest
+    assert pair(run, "plain", "shared", 0, 0)[1].digest == pair(small, "plain", "shared", 0, 0)[1].digest
 
 
-def test_networks_that_others_begin_from_come_first(run):
-    kinds = [arguments.get("dataset") for _, arguments in architecture.networks(run)]
-    first = kinds.index(None)
-    assert set(kinds[:first]) == {"textures"}
-    assert "textures" not in kinds[first:]
-
-
-def test_no_pair_stands_twice_under_one_label(run):
-    labels = [(*each[:6], each.amount, each.steps) for each in pairs(run)]
-    assert len(set(labels)) == len(labels)
-
-
-def test_all_is_at_the_small_scale(run):
-    scale = grid.scaled(run).profile
-    assert scale.size == run.profile.grid_size
-    assert scale.steps == run.profile.grid_steps
-    assert scale.size * scale.spacing_mm == pytest.approx(run.profile.size * run.profile.spacing_mm)
-
-
-def test_noise_is_drawn_anew_for_every_target_and_nothing_else_depends_on_the_seed(run):
-    calls = [(by.seed, given) for by, _, given in architecture.calls(run) if given["network"] == "plain"]
-    assert [seed for seed, given in calls if given["donor"] == "noise at"] == list(architecture.seeds(run))
-    assert {seed for seed, given in calls if given["donor"] != "noise at"} == {run.seed}
-    small, arguments = grid.scaled(run), pair("plain", "shared", 0, 0).arguments
-    tables = [small.variant(seed=seed).drops(**arguments) for seed in (0, 5)]
-    assert tables[0].equals(tables[1])
-    assert (small.store.list()["what"].str.startswith("drops")).sum() == 1
-
-
-def test_what_is_left_out_is_told_and_nothing_is_left_out_at_paper(run):
-    told = architecture.left_out(run).set_index("what")
-    assert told.loc["seeds of everything else"].tolist() == [run.profile.rest_seeds, 5]
+def test_what_is_left_out_is_reported_and_nothing_is_left_out_at_paper(run):
+    table = architecture.left_out(run).set_index("what")
+    assert table.loc["seeds of everything else"].tolist() == [run.profile.rest_seeds, 5]
     words = ("seeds", "grid", "width")
     scale = {name: getattr(PROFILES["paper"], name) for name in OVERRIDES if any(word in name for word in words)}
     full = architecture.left_out(run.variant(**scale))
@@ -107,18 +151,32 @@ def test_what_is_left_out_is_told_and_nothing_is_left_out_at_paper(run):
 
 
 def test_one_transplant_of_each_donor_is_what_the_donor_says(run):
-    small = grid.scaled(run)
-    each = pair("plain", "shared", 0, 0, "at", DISTANCE)
-    table = small.drops(**each.arguments)
+    job = pair(run, "plain", "shared", 0, 0, "at")[1]
+    table = run.result(job)
     assert np.allclose(table["relative"], DISTANCE, atol=1e-5)
     assert set(table["kind"]) == {"W"}
     assert table.groupby("layer")["patient"].nunique().eq(2).all()
-    model, source = (small.model(each.network, **one) for one in (each.target, each.giver))
+    small = grid.scaled(run)
+    target = small.model("plain", start="shared", seed=0)
+    source = small.model("plain", task="auto-encoding", start="shared", seed=0)
     part = small.slices("acdc").validation.every(small.profile.grid_every)
-    whole = reuse.drops(model, donors.donor("at", model, source, DISTANCE), part, kinds=["W"])
+    whole = reuse.drops(target, donors.donor("at", target, source, DISTANCE), part, kinds=["W"])
     np.testing.assert_allclose(table[["score", "drop"]], whole[["score", "drop"]], rtol=0, atol=5.1e-6)
-    own = small.drops(**pair("plain", "shared", 0, 0, "own").arguments)
-    assert (own["drop"] == 0).all()
+    assert (run.result(pair(run, "plain", "shared", 0, 0, "own")[1])["drop"] == 0).all()
+
+
+def test_the_table_holds_every_pair_under_its_labels_with_the_dice_of_its_target():
+    part = pd.DataFrame({"layer": [1, 1, 2], "score": [0.5, 0.75, np.nan], "drop": [0.25, 0.125, np.nan]})
+    table = architecture.gathered([{"network": "plain"}, {"network": "both"}], [part, part.assign(score=0.125)])
+    assert table["network"].tolist() == ["plain", "plain", "both", "both"]  # a patient without foreground has no drop
+    assert table["dice"].tolist() == [(0.75 + 0.875) / 2] * 2 + [(0.375 + 0.25) / 2] * 2
+    assert table["score"].tolist() == [0.5, 0.75, 0.125, 0.125]
+
+
+def test_the_table_is_that_of_all_pairs_in_their_order(run):
+    job, found = architecture.table(run), pairs(run)
+    assert job.arguments["labels"] == [labels for labels, _ in found]
+    assert [part.digest for part in job.needs["parts"]] == [part.digest for _, part in found]
 
 
 # ---------------------------------------------------------------- what is concluded
@@ -176,10 +234,11 @@ def test_at_equal_dice_each_network_gives_the_target_nearest_to_the_weakest():
 def test_the_summary_averages_patients_then_layers_and_counts_kernels_within_the_tolerance():
     table = made(lambda *_: 0.1, noise=0)
     table.loc[table["layer"] == 1, "drop"] = 0.01
-    row = architecture.summary(table).iloc[0]
+    row = architecture.summary(table, 0.05).iloc[0]
     assert (row["kernels"], row["within"]) == (3, 1)
     assert row["drop"] == pytest.approx((0.01 + 0.1 + 0.1) / 3)
     assert row["relative"] == pytest.approx(0.6)
+    assert architecture.summary(table, 0.2)["within"].eq(3).all()
 
 
 def test_a_source_is_compared_with_noise_within_each_network():
@@ -202,8 +261,10 @@ def test_a_difference_is_over_the_targets_that_both_networks_have():
 
 
 def test_the_overview_counts_pairs_and_kernels():
-    row = architecture.overview(made(lambda *_: 0.1)).iloc[0]
-    assert (row["pairs"], row["kernels"]) == (9, 3)
+    table = made(lambda *_: 0.1)
+    for tolerance, within in ((0.01, 0), (0.5, 3)):
+        row = architecture.overview(table, tolerance).iloc[0]
+        assert (row["pairs"], row["kernels"], row["within"]) == (9, 3, within)
 
 
 def test_words_give_every_contrast_with_its_interval():
@@ -216,7 +277,7 @@ def test_words_give_every_contrast_with_its_interval():
 
 
 def test_figures_show_every_cell():
-    from prr import figures
+    from prr.study import figures
 
     table = made(lambda network, start: 0.1)
     names = {name: NAMES[name] for name in CONNECTIONS}
@@ -224,5 +285,5 @@ def test_figures_show_every_cell():
     assert [axis.get_title() for axis in figure.axes] == [AS_TRAINED, AT_DISTANCE, BY_NOISE, AT_DICE]
     assert [len(axis.containers) for axis in figure.axes] == [2, 2, 1, 2]
     assert len(figures.contrasts(architecture.contrasts(table)).axes) == 4
-    way = figures.way(architecture.summary(table), names)
-    assert way.axes[0].get_xscale() == "log"
+    figure = figures.drop_against_distance(architecture.summary(table, 0.05), names)
+    assert figure.axes[0].get_xscale() == "log"

@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional
 
 import prr
-from prr.study.backbones import ARCHITECTURES, CONNECTIONS, NAMES, SIZED_AS, backbone, random
+from prr.study.backbones import ARCHITECTURES, CONNECTIONS, NAMES, backbone, random
+from prr.study.profiles import OVERRIDES
 
 
 def image(size=48):
@@ -18,8 +19,20 @@ def test_an_output_is_as_large_as_the_image(network):
     assert random(network, 4, 0).eval()(image()).shape == (2, 4, 48, 48)
 
 
-def test_every_network_has_a_name_and_a_width():
-    assert ARCHITECTURES.keys() == NAMES.keys() == SIZED_AS.keys()
+@pytest.mark.parametrize("network", ARCHITECTURES)
+def test_every_network_has_a_title_of_its_own_and_a_width_and_start_of_the_profile(network):
+    assert list(NAMES.values()).count(ARCHITECTURES[network].title) == 1
+    assert {f"{ARCHITECTURES[network].sized_as}_{what}" for what in ("width", "start")} <= set(OVERRIDES)
+
+
+@pytest.mark.parametrize("network", ARCHITECTURES)
+def test_features_are_what_the_classifier_sees(network):
+    model, seen = random(network, 4, 0).eval(), {}
+    model.classifier.register_forward_hook(lambda module, inputs, output: seen.update(input=inputs[0]))
+    features = model.get_submodule(ARCHITECTURES[network].features)
+    features.register_forward_hook(lambda module, inputs, output: seen.update(features=output))
+    model(image())
+    assert torch.equal(seen["features"], seen["input"])
 
 
 def test_connections_have_no_parameters_and_change_no_start():
@@ -54,9 +67,9 @@ def test_a_short_connection_carries_the_input_around_a_silent_block():
     model = silence(backbone(4, short=True), "down.1").eval()
     x = torch.rand(2, 4, 8, 8)
     expected = functional.pad(x, (0, 0, 0, 0, 0, 4))
-    assert torch.equal(model.through(model.down[1], x), expected)
+    assert torch.equal(model.down[1](x), expected)
     bare = silence(backbone(4), "down.1").eval()
-    assert torch.equal(bare.through(bare.down[1], x), torch.zeros_like(expected))
+    assert torch.equal(bare.down[1](x), torch.zeros_like(expected))
 
 
 def test_without_connections_a_silent_block_ends_everything():

@@ -286,9 +286,9 @@ def test_recalibration_leaves_what_a_plan_has_frozen(images, kinds):
     model, source = randomised(Net(), 1), randomised(Net(), 2)
     plan = pd.DataFrame({"kind": kinds, "name": "first.1", "action": "reuse"})
     found = recalibrate(apply_plan(model, source, plan), images).first[1]
-    anew, own = recalibrate(model, images).first[1], source.first[1]
+    estimated, own = recalibrate(model, images).first[1], source.first[1]
     for kind in ("RM", "RV"):
-        wanted = own if kind in kinds else anew
+        wanted = own if kind in kinds else estimated
         assert torch.equal(getattr(found, ATTRIBUTE[kind]), getattr(wanted, ATTRIBUTE[kind])), kind
 
 

@@ -14,10 +14,11 @@ import pytest
 from matplotlib import pyplot
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from prr import book, rendering
+from prr.book import execute, render
+from prr.book.execute import build, prepare
 from prr.errors import BookError, DataError, OptionError
 from prr.study.edition import SCHEMA
-from prr.study.experiment import recipes
+from prr.study.revisions import REVISIONS
 
 REPOSITORY = Path(__file__).parents[1]
 FIGURE = "import matplotlib.pyplot as plt\n_ = plt.plot([1, 2])"
@@ -39,7 +40,7 @@ def write_chapter(path: Path, *cells, metadata: dict | None = None) -> Path:
 @pytest.fixture
 def toy(tmp_path, monkeypatch) -> Path:
     """A book of the repository's own _config.yml and two chapters, the second of which links to the first."""
-    for name in book.FOLDERS:
+    for name in execute.DATA_FOLDERS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PRR_JOBS", "1")
     monkeypatch.setenv("MPLBACKEND", "agg")  # a user may have it set; figures show all the same
@@ -91,12 +92,14 @@ def external(page: Path) -> list[str]:
 
 def test_a_book_is_built_offline_and_only_once(toy, capsys, monkeypatch):
     (toy / "tests" / "bench").mkdir(parents=True)
+    (toy / "tests" / "bench" / "about.md").write_text("## Benchmarks\n\nMedians of pairs.\n")
     (toy / "tests" / "bench" / "cpu.txt").write_text("x86_64 x 2, torch 2\nnetwork  plain s\n   unet     <11>\n")
-    index = book.build(root=toy)
+    index = build(root=toy)
     assert index == toy / "build" / "quick" / "html" / "index.html"
     assert ran(capsys) == {"01_one", "02_two"}
     html = index.parent
     assert {page.name for page in html.glob("*.html")} >= {"01_one.html", "02_two.html", "run_times.html"}
+    assert "<p>Medians of pairs.</p>" in (html / "run_times.html").read_text()
     assert "torch 2\nnetwork  plain s\n   unet     &lt;11&gt;\n</pre>" in (html / "run_times.html").read_text()
     assert 'alt="a line that rises"' in (html / "01_one.html").read_text()
     assert "# Parameters" not in (html / "02_two.html").read_text()
@@ -105,10 +108,10 @@ def test_a_book_is_built_offline_and_only_once(toy, capsys, monkeypatch):
     assert [url for page in [*html.glob("*.html"), *html.rglob("*.css")] for url in external(page)] == []
 
     before = index.stat().st_mtime_ns
-    monkeypatch.setattr(book, "_run", None)
-    monkeypatch.setattr(rendering, "_jupyter_book", None)
+    monkeypatch.setattr(execute, "_run", None)
+    monkeypatch.setattr(render, "_jupyter_book", None)
     start = time.perf_counter()
-    assert book.build(root=toy) == index
+    assert build(root=toy) == index
     assert time.perf_counter() - start < 10
     assert index.stat().st_mtime_ns == before
     assert ran(capsys) == set()
@@ -123,7 +126,7 @@ def test_a_book_is_built_offline_and_only_once(toy, capsys, monkeypatch):
 
 
 def test_some_chapters_make_a_book_without_a_warning(toy):
-    html = book.build(root=toy, chapters=["2"]).parent
+    html = build(root=toy, chapters=["2"]).parent
     assert (html / "02_two.html").is_file()
     assert not (html / "01_one.html").exists()
     assert "Benchmarks" not in (html / "run_times.html").read_text()
@@ -132,24 +135,24 @@ def test_some_chapters_make_a_book_without_a_warning(toy):
 @pytest.fixture
 def unrendered(toy, monkeypatch) -> Path:
     """The toy book, executed but not turned into HTML: what `render` does is tested above."""
-    monkeypatch.setattr(book, "render", lambda names, root, out, edition: out / "html" / "index.html")
+    monkeypatch.setattr(execute, "render", lambda names, root, out, edition: out / "html" / "index.html")
     return toy
 
 
 def test_only_what_changed_is_executed_again(unrendered, capsys, monkeypatch, tmp_path):
     toy, asked = unrendered, []
-    book.build(root=toy, first=asked.append)
+    build(root=toy, first=asked.append)
     assert ran(capsys) == {"01_one", "02_two"}
-    book.build(root=toy, first=asked.append)
+    build(root=toy, first=asked.append)
     assert not ran(capsys)
     assert asked == [["01", "02"]]
 
-    book.build(root=toy, parameters={"scale": 2})
+    build(root=toy, parameters={"scale": 2})
     assert ran(capsys) == {"01_one", "02_two"}
     assert executed(toy, "02_two.ipynb").cells[-1].outputs[0].text == "scale is 2\n"
 
     write_chapter(toy / "book" / "02_two.ipynb", "print('changed')")
-    book.build(root=toy, parameters={"scale": 2}, first=asked.append)
+    build(root=toy, parameters={"scale": 2}, first=asked.append)
     assert ran(capsys) == {"02_two"}
     assert asked[1:] == [["02"]]
 
@@ -157,32 +160,32 @@ def test_only_what_changed_is_executed_again(unrendered, capsys, monkeypatch, tm
     package.mkdir()
     for text in ("1", "2"):
         (package / "layers.py").write_text(text)
-        monkeypatch.setattr(book, "PACKAGE", package)
-        book.build(root=toy, parameters={"scale": 2}, chapters=["02"])
+        monkeypatch.setattr(execute, "PACKAGE", package)
+        build(root=toy, parameters={"scale": 2}, chapters=["02"])
         assert ran(capsys) == {"02_two"}
 
 
 def test_the_fingerprint_sees_data_folders_but_not_outputs(toy, monkeypatch, tmp_path):
     path = toy / "book" / "02_two.ipynb"
-    first = book.chapter_fingerprint(path, {})
+    first = execute.chapter_fingerprint(path, {})
     chapter = nbformat.read(path, 4)
     chapter.cells[-1].execution_count = 7
     nbformat.write(chapter, path)
-    assert book.chapter_fingerprint(path, {}) == first
+    assert execute.chapter_fingerprint(path, {}) == first
 
     monkeypatch.setenv("PRR_ACDC", str(tmp_path / "acdc"))
-    absent = book.chapter_fingerprint(path, {})
+    absent = execute.chapter_fingerprint(path, {})
     mask = tmp_path / "acdc" / "patient001" / "frame01_gt.nii.gz"
     mask.parent.mkdir(parents=True)
     mask.write_text("labels")
-    present = book.chapter_fingerprint(path, {})
+    present = execute.chapter_fingerprint(path, {})
     os.utime(mask, (0, 2**31))  # rewritten in place, two folders down
-    assert len({first, absent, present, book.chapter_fingerprint(path, {})}) == 4
+    assert len({first, absent, present, execute.chapter_fingerprint(path, {})}) == 4
 
 
 def test_warnings_that_name_folders_of_this_machine_are_not_published(toy):
     write_chapter(toy / "book" / "01_one.ipynb", "import sys\nprint('told')\nprint(sys.prefix, file=sys.stderr)")
-    book.build(root=toy)
+    build(root=toy)
     for made in (toy / "build" / "quick" / "chapters", toy / "build" / "quick" / "html" / "_sources"):
         published = (made / "01_one.ipynb").read_text(encoding="utf-8")
         assert "told" in published
@@ -192,7 +195,7 @@ def test_warnings_that_name_folders_of_this_machine_are_not_published(toy):
 def test_a_failing_chapter_is_named_and_kept_for_a_look(toy):
     write_chapter(toy / "book" / "01_one.ipynb", "x = 1", "raise ValueError('no such thing')")
     with pytest.raises(BookError, match=r"01_one.ipynb: cell In \[4\] raised ValueError: no such thing .*failed"):
-        book.build(root=toy)
+        build(root=toy)
     out = toy / "build" / "quick"
     assert (out / "failed" / "01_one.ipynb").is_file()
     assert (out / "chapters" / "02_two.ipynb").is_file()
@@ -212,78 +215,88 @@ while len(list(pathlib.Path().glob("*.here"))) < 2: time.sleep(0.05)
         write_chapter(unrendered / "book" / f"{name}.ipynb", meet.replace("profile_NAME", f"'{name}.here'") + last)
     monkeypatch.setenv("PRR_JOBS", "2")
     with pytest.raises(BookError, match=r"02_two.ipynb: cell In \[3\] raised ZeroDivisionError"):
-        book.build(root=unrendered)
+        build(root=unrendered)
     assert not (unrendered / "build" / "quick" / "running").exists()
 
 
 def test_a_kernel_that_dies_is_told(toy):
     write_chapter(toy / "book" / "02_two.ipynb", "import os\nos._exit(1)")
     with pytest.raises(BookError, match=r"02_two.ipynb: the kernel died"):
-        book.build(root=toy, chapters=["02"])
+        build(root=toy, chapters=["02"])
 
 
 def test_an_interrupted_build_leaves_nothing_half_written(toy, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(book, "_make_publishable", interrupted)
+    monkeypatch.setattr(execute, "_make_publishable", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        book.build(root=toy, chapters=["02"])
+        build(root=toy, chapters=["02"])
     left = {path.name for path in (toy / "build" / "quick").iterdir()}
-    assert left <= {".lock", book.MARK}
+    assert left <= {".lock", execute.MARK}
 
 
 def test_what_a_killed_build_left_is_swept_away(unrendered):
     left = unrendered / "build" / "quick" / "running"
     left.mkdir(parents=True)
     (left / "02_two.ipynb").write_text('{"cells": [')
-    book.build(root=unrendered, chapters=["02"])
+    build(root=unrendered, chapters=["02"])
     assert not left.exists()
     assert executed(unrendered, "02_two.ipynb").cells[-1].outputs[0].text == "scale is 1\n"
 
 
 def test_two_builds_do_not_share_a_folder(toy):
     out = toy / "build" / "quick"
-    with book._alone(out), pytest.raises(BookError, match="another build is at work here"):
-        book.build(root=toy)
+    with execute._alone(out), pytest.raises(BookError, match="another build is at work here"):
+        build(root=toy)
 
 
 def test_a_figure_without_alt_text_is_refused(toy):
     write_chapter(toy / "book" / "02_two.ipynb", FIGURE)
     with pytest.raises(BookError, match=r"02_two.ipynb: cell In \[3\] draws a figure without alt text"):
-        book.build(root=toy, chapters=["02"])
+        build(root=toy, chapters=["02"])
     assert not (toy / "build" / "quick" / "chapters").exists()
 
 
 def test_a_warning_of_jupyter_book_is_an_error(toy):
     (toy / "book" / "index.md").write_text("# Toy\n\n{doc}`nowhere`\n\n```{bibliography}\n```\n")
     with pytest.raises(BookError, match=r"index.md:3: WARNING: unknown document: .*nowhere.*in .*build.log"):
-        book.build(root=toy, chapters=["02"])
+        build(root=toy, chapters=["02"])
     assert not (toy / "build" / "quick" / "html").exists()
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"parameters": {"scael": 2}}, "01_one.ipynb: unknown parameter scael: expected some of profile, scale"),
+        ({"parameters": {"scael": 2}}, "01_one.ipynb: unknown parameter scael: expected some of .*did you mean scale"),
+        ({"parameters": {"unet_wdith": 2}}, "unknown parameter unet_wdith: expected some of .*did you mean unet_width"),
+        ({"parameters": {"store": "x"}}, "unknown parameter store: expected some of profile, scale, "),
         ({"chapters": ["03"]}, "unknown chapter 03: expected some of 01, 02"),
     ],
 )
 def test_an_unknown_option_is_refused_before_anything_runs(toy, wrong, message):
     with pytest.raises(OptionError, match=message):
-        book.build(root=toy, **wrong)
+        build(root=toy, **wrong)
     assert not (toy / "build").exists()
+
+
+def test_a_chapter_takes_every_parameter_of_the_experiment_and_nobody_is_warned(unrendered, caplog):
+    write_chapter(unrendered / "book" / "02_two.ipynb", "print('steps are', steps)")
+    build(root=unrendered, chapters=["02"], parameters={"steps": 5})
+    assert executed(unrendered, "02_two.ipynb").cells[-1].outputs[0].text == "steps are 5\n"
+    prepare("quick", unrendered / "nbval", chapters=["02"], parameters={"steps": 5}, root=unrendered)
+    assert not caplog.records  # papermill warns of what a chapter does not declare
 
 
 def test_a_chapter_that_is_listed_but_absent_is_named(toy):
     (toy / "book" / "02_two.ipynb").unlink()
     with pytest.raises(BookError, match=r"lists chapters that are not in .*02_two.ipynb"):
-        book.build(root=toy)
+        build(root=toy)
 
 
 def test_a_folder_without_a_book_is_refused(tmp_path):
     with pytest.raises(BookError, match=r"expected _toc.yml and book/ in .*run from a clone"):
-        book.build(root=tmp_path)
+        build(root=tmp_path)
 
 
 def test_preparing_sets_the_profile_and_keeps_committed_outputs(toy, tmp_path):
@@ -291,7 +304,7 @@ def test_preparing_sets_the_profile_and_keeps_committed_outputs(toy, tmp_path):
     chapter = nbformat.read(path, 4)
     chapter.cells[-1].outputs = [nbformat.v4.new_output("stream", text="as committed\n")]
     nbformat.write(chapter, path)
-    (prepared,) = book.prepare("smoke", tmp_path / "nbval", chapters=["02"], root=toy)
+    (prepared,) = prepare("smoke", tmp_path / "nbval", chapters=["02"], root=toy)
     chapter = nbformat.read(prepared, 4)
     assert 'profile = "smoke"' in [cell.source for cell in chapter.cells][2]
     assert chapter.cells[-1].outputs[0].text == "as committed\n"
@@ -302,10 +315,11 @@ def test_chapters_find_relative_folders_of_the_caller(toy, monkeypatch, tmp_path
     write_chapter(toy / "book" / "01_one.ipynb", "import os\nprint(os.environ['PRR_STORE'])")
     monkeypatch.setenv("PRR_STORE", "kept/here")
     monkeypatch.chdir(tmp_path)
-    book.build(root=toy, chapters=["01"])
+    build(root=toy, chapters=["01"])
     (printed,) = executed(toy, "01_one.ipynb").cells[-1].outputs
     assert printed.text.strip() == str(tmp_path / "kept" / "here")
-    assert book.all_given("quick", {"data_root": "scans"})["data_root"] == str(tmp_path / "scans")
+    assert execute.all_given("quick", {"data_root": "scans"})["data_root"] == str(tmp_path / "scans")
+    assert execute.all_given("quick", {"profile": "smoke"}) == {"profile": "quick"}  # it names the build's folder
 
 
 @pytest.mark.parametrize("place", ["mine", "book/out", ".", "notes.txt"])
@@ -314,7 +328,7 @@ def test_a_build_takes_no_folder_that_holds_other_files(toy, place):
     for kept in (toy / "mine" / "html" / "thesis.html", toy / "notes.txt"):
         kept.write_text("mine")
     with pytest.raises(BookError, match="expected"):
-        book.build(root=toy, chapters=["01"], out=toy / place)
+        build(root=toy, chapters=["01"], out=toy / place)
     assert (toy / "mine" / "html" / "thesis.html").read_text() == (toy / "notes.txt").read_text() == "mine"
     assert not (toy / "book" / "out").exists()
 
@@ -322,21 +336,21 @@ def test_a_build_takes_no_folder_that_holds_other_files(toy, place):
 def test_preparing_into_the_chapters_folder_is_refused(toy):
     before = (toy / "book" / "01_one.ipynb").read_bytes()
     with pytest.raises(OptionError, match="would be overwritten"):
-        book.prepare("smoke", toy / "book", root=toy)
+        prepare("smoke", toy / "book", root=toy)
     assert (toy / "book" / "01_one.ipynb").read_bytes() == before
 
 
 def test_a_damaged_executed_chapter_is_executed_again(unrendered, capsys):
-    book.build(root=unrendered, chapters=["02"])
+    build(root=unrendered, chapters=["02"])
     (unrendered / "build" / "quick" / "chapters" / "02_two.ipynb").write_text("<html>")
     ran(capsys)
-    book.build(root=unrendered, chapters=["02"])
+    build(root=unrendered, chapters=["02"])
     assert ran(capsys) == {"02_two"}
 
 
 def test_a_parameter_that_is_no_plain_value_is_refused(toy):
     with pytest.raises(OptionError, match=r"scale=\[1, 2\]: expected a number, a text or None"):
-        book.build(root=toy, parameters={"scale": [1, 2]})
+        build(root=toy, parameters={"scale": [1, 2]})
 
 
 # ------------------------------------------------------------------- editions
@@ -357,7 +371,7 @@ def shown(toy):
     folder.mkdir(parents=True)
     made = {"device": "cpu x", "date": "2026-01-02 03:04", "commit": "abc"}
     stamp = {"schema": SCHEMA, "profile": "smoke", "seed": 0, "overrides": {"steps": 3}, "made": made}
-    stamp |= {"machine": {"device": "cpu"}, "recipes": recipes() | {"reuse": 0}, "columns": {}}
+    stamp |= {"machine": {"device": "cpu"}, "revisions": REVISIONS | {"reuse": 0}, "columns": {}}
     (folder / "edition.json").write_text(json.dumps(stamp))
     (folder / "records.json").write_text("{}")
     pyplot.figure(figsize=(1, 1)).savefig(folder / "figure.png")
@@ -366,7 +380,7 @@ def shown(toy):
 
 
 def test_an_edition_says_on_every_page_what_it_is_and_ends_with_the_ledger(toy, shown, capsys):
-    index = book.build(root=toy, edition=str(shown))
+    index = build(root=toy, edition=str(shown))
     assert index == toy / "build" / "stand-in" / "html" / "index.html"
     assert ran(capsys) == {"01_one", "07_verdict", "08_more"}
     pages = {name: (index.parent / f"{name}.html").read_text() for name in ("index", "01_one", "07_verdict", "08_more")}
@@ -383,15 +397,15 @@ def test_an_edition_says_on_every_page_what_it_is_and_ends_with_the_ledger(toy, 
 
 
 def test_an_edition_that_changed_is_rendered_again(toy, shown, capsys, monkeypatch):
-    monkeypatch.setattr(rendering, "_jupyter_book", lambda _, output, log: (output / "_build/html").mkdir(parents=True))
+    monkeypatch.setattr(render, "_jupyter_book", lambda _, output, log: (output / "_build/html").mkdir(parents=True))
     for change, expected in [("{}", {"01_one"}), ("{}", set()), ("{ }", {"01_one"})]:
         (shown / "records.json").write_text(change)
-        book.build(root=toy, edition=str(shown), chapters=["01"])
+        build(root=toy, edition=str(shown), chapters=["01"])
         assert ran(capsys) == expected
 
 
 def test_an_edition_that_cannot_be_read_is_refused_before_anything_runs(toy, shown):
     (shown / "edition.json").write_text('{"schema": 0}')
     with pytest.raises(DataError, match="schema"):
-        book.build(root=toy, edition=str(shown))
+        build(root=toy, edition=str(shown))
     assert not (toy / "build").exists()

@@ -55,7 +55,7 @@ def test_a_chapter_declares_its_parameters(chapter):
     for statement in statements:
         ast.literal_eval(statement.value)  # papermill replaces values; one derived from another would go stale
     names = {node.id for node in ast.walk(ast.parse(tagged[0].source)) if isinstance(node, ast.Name)}
-    assert names >= {"profile", "data_root", "device", "seed", "edition"}
+    assert names >= {"profile", "data_root", "device", "seed", "edition", "tolerance"}
 
 
 @each_chapter

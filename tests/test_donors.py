@@ -42,7 +42,7 @@ NETWORKS = {"mixed": Mixed, "mlp": mlp, "shufflenet": functools.partial(tv.shuff
 
 
 def randomised(model, seed):
-    """All tensors drawn anew, batch norms too; variances positive and of very different size."""
+    """All tensors drawn at random, batch norms too; variances positive and of very different size."""
     generator = torch.Generator().manual_seed(seed)
     for kind, name in pairs(model):
         value = tensor(model, kind, name).data

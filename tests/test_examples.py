@@ -1,76 +1,144 @@
-"""The networks and data of chapter 10: made by the seed, disjoint where they have to be, trained and kept once."""
+"""The networks and data of chapter 10: made by the seed, disjoint where they have to be, known by all they rest on."""
 
-import copy
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
 
+import matplotlib
+import pandas as pd
 import pytest
 import torch
 
 import prr
-from prr.errors import OptionError
+from prr.errors import MissingError, OptionError
 from prr.metrics import accuracy
 from prr.reuse import predict
-from prr.study import Experiment, examples
+from prr.study import Experiment, chapters, examples
+from prr.study.jobs import Job, closure
+from prr.verdict import Verdict
 
 pytestmark = pytest.mark.usefixtures("phantoms_only")
 
+CHAPTER = Path(__file__).parents[1] / "book" / "10_your_network.ipynb"
+SMALL = {"transfer_steps": 2, "example_images": 4}
+
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return Experiment("smoke", store=tmp_path_factory.mktemp("store"), progress=False)
+def run(tmp_path_factory, phantoms_only):
+    return Experiment("smoke", store=tmp_path_factory.mktemp("store"), progress=False, **SMALL)
+
+
+@pytest.fixture(scope="module")
+def judged(run):
+    """The job of a verdict on the digits of the smallest sort."""
+    networks = [examples.network(run, name) for name in ("few digits", "other digits")]
+    return run.job_of(prr.judge, *networks, examples.data(run, "validation"), tolerance=0.2, kinds=["W"])
+
+
+def reader(run):
+    """The same run, which makes nothing."""
+    return Experiment("smoke", store=run.results.store.folder, make=False, **SMALL)
+
+
+# ------------------------------------------------------------------- images
 
 
 def test_the_target_learns_from_other_digits_than_it_is_judged_on(run):
-    run = Experiment("quick", store=run.store.folder)
-    few, validation, other = (examples.data(run, name).images.flatten(1) for name in ("few", "validation", "other"))
-    assert [len(part) for part in (few, validation, other)] == [100, run.profile.example_images, 1197]
-    assert few.abs().max() == validation.abs().max() == 1
-    together = torch.cat([few, validation, other])
+    quick = Experiment("quick", store=run.results.store.folder)
+    parts = [quick.result(examples.data(quick, name)).images.flatten(1) for name in ("few", "validation", "other")]
+    assert [len(part) for part in parts] == [100, quick.profile.example_images, 1197]
+    assert parts[0].abs().max() == parts[1].abs().max() == 1
+    together = torch.cat(parts)
     assert len(together.unique(dim=0)) == len(together)
 
 
 def test_negatives_and_turned_digits_show_what_the_others_show(run):
-    other, negative, turned = (examples.data(run, name) for name in ("other", "negative", "turned"))
+    other, negative, turned = (run.result(examples.data(run, name)) for name in ("other", "negative", "turned"))
     assert torch.equal(negative.images, -other.images)
     torch.testing.assert_close(turned.images, other.images.rot90(1, (2, 3)))
     assert torch.equal(other.masks, negative.masks)
 
 
+def test_what_is_judged_on_is_as_much_as_the_profile_or_the_caller_says(run):
+    counts = {name: len(run.result(examples.data(run, name)).images) for name in ("validation", "scenes", "few", "two")}
+    assert counts == {"validation": 4, "scenes": 4, "few": 100, "two": 400}
+    first = run.result(examples.data(run, "validation", 3))
+    assert torch.equal(first.images, run.result(examples.data(run, "validation")).images[:3])
+    assert len(run.result(examples.data(run, "scenes", 500)).images) == 60  # no more are drawn
+
+
 @pytest.mark.parametrize(("name", "labels"), [("three", 4), ("two", 3), ("scenes", 4)])
 def test_scenes_show_their_labels_brighter_than_the_ground(run, name, labels):
-    scenes = examples.data(run, name)
+    scenes = run.result(examples.data(run, name, 60))
     assert scenes.masks.unique().tolist() == list(range(labels))
     images, masks = scenes.images[:, 0], scenes.masks
     for label in range(1, labels):
         assert images[masks == label].mean() - images[masks == 0].mean() == pytest.approx(1, abs=0.05)
-    assert torch.equal(scenes.images, examples.data(run, name).images)
+    assert torch.equal(scenes.images, run.result(examples.data(run, name, 60)).images)
+
+
+# ------------------------------------------------------------------- networks
 
 
 def test_one_architecture_has_one_start_and_the_global_generator_is_left_alone(run):
     state = torch.get_rng_state()
-    first, second = (examples.start(run, name) for name in ("few digits", "negatives"))
+    first, second = (run.result(examples.start(run, name)) for name in ("few digits", "negatives"))
     assert torch.equal(torch.get_rng_state(), state)
     assert (prr.rmse(first, second)["rmse"] == 0).all()
+    other = run.result(examples.start(run.variant(seed=1), "few digits"))
+    assert (prr.rmse(first, other).query("kind == 'W'")["rmse"] > 0).all()
 
 
 def test_a_network_is_trained_once_and_found_again(run, monkeypatch):
-    trained = run.example("few digits")
-    assert (prr.rmse(examples.start(run, "few digits"), trained).query("kind == 'W'")["rmse"] > 0).all()
+    trained = run.result(examples.network(run, "few digits"))
+    start = run.result(examples.start(run, "few digits"))
+    assert (prr.rmse(start, trained).query("kind == 'W'")["rmse"] > 0).all()
     monkeypatch.setattr(examples, "train", None)
-    assert (prr.rmse(run.example("few digits"), trained)["rmse"] == 0).all()
+    assert (prr.rmse(run.result(examples.network(run, "few digits")), trained)["rmse"] == 0).all()
+    assert not trained.training
+
+
+def test_training_depends_on_its_arguments_alone_though_dropout_draws_from_the_global_generator(run):
+    """PSPNet drops features at random in training."""
+    few, made = run.result(examples.data(run, "two", 8)), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        model = examples.blank("two shapes")
+        history = examples.train(model, few, 2, 4, 1e-3, seed=0)
+        assert torch.equal(torch.get_rng_state(), state)
+        made.append((model, history))
+    (first, one), (second, other) = made
+    assert any(isinstance(each, torch.nn.Dropout2d) for each in first.modules())
+    assert (prr.rmse(first, second)["rmse"] == 0).all()
+    assert one.equals(other)
+    assert one["step"].item() == 2
+    assert one["loss"].item() > 0
 
 
 def test_training_leaves_what_is_frozen(run):
-    model = copy.deepcopy(examples.start(run, "few digits"))
+    model, start = examples.blank("few digits"), examples.blank("few digits")
     model.conv1.weight.requires_grad_(False)
-    before = model.conv1.weight.clone()
-    examples.train(run, model, examples.data(run, "few"))
-    assert torch.equal(model.conv1.weight, before)
-    assert not torch.equal(model.fc.weight, examples.start(run, "few digits").fc.weight)
+    examples.train(model, run.result(examples.data(run, "few")), **examples.scale(run))
+    assert torch.equal(model.conv1.weight, start.conv1.weight)
+    assert not torch.equal(model.fc.weight, start.fc.weight)
+
+
+@pytest.mark.parametrize("describe", [examples.data, examples.start, examples.network])
+def test_an_unknown_name_is_refused_with_the_known_ones(run, describe):
+    with pytest.raises(OptionError, match=r"'fewer'.*few"):
+        describe(run, "fewer")
+
+
+# ------------------------------------------------------------------- what the chapter asks
 
 
 def test_gains_are_over_the_first_network(run):
-    models = {"start": examples.start(run, "few digits"), "trained": run.example("few digits")}
-    data = examples.data(run, "validation")
+    data = run.result(examples.data(run, "validation"))
+    models = {"start": run.result(examples.start(run, "few digits"))}
+    models["trained"] = run.result(examples.network(run, "few digits"))
     table = examples.gains(models, data).set_index("network")
     scores = {name: accuracy(predict(model, data.images), data).mean() for name, model in models.items()}
     assert table["score"].to_dict() == pytest.approx(scores)
@@ -79,7 +147,77 @@ def test_gains_are_over_the_first_network(run):
     assert table.loc["trained", "low"] <= table.loc["trained", "gain"] <= table.loc["trained", "high"]
 
 
-@pytest.mark.parametrize("function", [examples.data, examples.start])
-def test_an_unknown_name_is_refused_with_the_known_ones(run, function):
-    with pytest.raises(OptionError, match=r"'fewer'.*few"):
-        function(run, "fewer")
+def test_fewer_images_give_another_answer_and_the_same_question_is_not_asked_again(run, judged):
+    target, source = judged.needs["target"], judged.needs["source"]
+    given = {"tolerance": 0.2, "kinds": ["W"]}
+    all_of_them = run.result(judged)
+    fewer = run.call(prr.judge, target, source, examples.data(run, "validation", 3), **given)
+    assert [each.made["data"] for each in (all_of_them, fewer)] == ["4 images, 4 units", "3 images, 3 units"]
+    asked = reader(run)
+    again = asked.call(prr.judge, target, source, examples.data(asked, "validation", 3), **given)
+    pd.testing.assert_frame_equal(again.layers, fewer.layers)
+    assert again.made == fewer.made
+    with pytest.raises(MissingError):
+        asked.call(prr.judge, target, source, examples.data(asked, "validation", 2), **given)
+
+
+def test_a_plan_is_the_verdict_s_with_some_actions_replaced(run, judged):
+    whole = run.result(judged).plan()
+    pd.testing.assert_frame_equal(run.result(examples.plan(run, judged)), whole)
+    changed = run.result(examples.plan(run, judged, {"retrain": "fine-tune"}))
+    assert changed["action"].tolist() == ["fine-tune" if each == "retrain" else each for each in whole["action"]]
+    assert changed["action"].tolist() != whole["action"].tolist()
+
+
+def test_another_plan_gives_another_outcome_and_the_same_plan_is_not_asked_again(run, judged):
+    asked = judged.needs["target"], examples.start(run, "few digits"), {"source": judged.needs["source"]}, judged
+    data = examples.data(run, "few"), examples.data(run, "validation", 60)
+
+    def outcome(run, changes, **scale):
+        plans = {"a plan": examples.plan(run, judged, changes)}
+        return run.call(examples.outcome, *asked, plans, *data, examples.scale(run) | scale)
+
+    everything, nothing = dict.fromkeys(examples.ACTIONS, "fine-tune"), dict.fromkeys(examples.ACTIONS, "retrain")
+    assert outcome(run, nothing)["gain"].tolist() == [0, 0]  # trained as the target was
+    loaded, alone = (outcome(run, changes, steps=8) for changes in (everything, nothing))
+    assert loaded["network"].tolist() == ["nothing loaded", "a plan"]
+    assert not loaded.equals(alone)
+    pd.testing.assert_frame_equal(outcome(reader(run), nothing, steps=8), alone)
+    with pytest.raises(MissingError):
+        outcome(reader(run), {"reuse": "fine-tune"}, steps=8)
+
+
+def test_ranks_are_over_the_layers_of_the_verdict(run, judged):
+    start = examples.start(run, "few digits")
+    networks = {"source": judged.needs["source"], "untrained start": start}
+    table = run.call(examples.ranks, judged.needs["target"], networks, judged).set_index("source")
+    verdict = run.result(judged)
+    assert table.loc["source", "relative"] == verdict.sources["relative"].item()
+    assert table.loc["untrained start", "relative"] < table.loc["source", "relative"]
+
+
+def test_a_process_that_knows_nothing_but_the_job_keeps_its_verdict_as_one(judged):
+    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).form.unpack.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(judged), capture_output=True, check=True)
+    assert done.stdout.decode().strip() == "prr.study.transplants"
+
+
+@pytest.mark.filterwarnings("ignore:2 parameters are not comparable")
+def test_the_chapter_shows_what_its_jobs_are(run, monkeypatch):
+    """Once they are made nothing more is, and none of them is made for nothing."""
+    monkeypatch.setenv("PRR_STORE", str(run.results.store.folder))
+    matplotlib.use("agg")
+    run.compute(chapters.jobs(run, "10"))
+    monkeypatch.setattr(chapters, "jobs", lambda run, *numbers: [])  # so that `shown` is what the cells ask for
+    left: dict = {"display": lambda *shown: None}
+    for cell in json.loads(CHAPTER.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), left)
+        if "parameters" in cell["metadata"].get("tags", []):
+            left |= {"profile": "smoke", **SMALL}
+    asked = [job for job in left["run"].shown if isinstance(job, Job) and job.form]
+    assert {job.question for job in asked} == {job.question for job in examples.jobs(run)}
+    made = [job.question for job in closure(examples.jobs(run)) if isinstance(job, Job) and job.form]
+    assert len(left["made"]) == len(made)
+    assert isinstance(left["verdict"], Verdict)
+    assert left["outcome"]["network"].tolist() == ["nothing loaded", *examples.PLANS]

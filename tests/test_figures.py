@@ -1,8 +1,5 @@
-"""Figures show the numbers of their tables; downloads give them back."""
+"""Figures show the numbers of their tables: those of the method, and those of the study."""
 
-import base64
-import io
-from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -18,8 +15,10 @@ from prr.bn import shift_scale
 from prr.distance import rmse
 from prr.errors import OptionError
 from prr.layers import parameter_table
+from prr.study import figures as study
 from prr.study import pspnet, unet
 from prr.study.models import connections
+from prr.verdict import TOLERANCE
 
 KINDS = ["W", "B", "RM", "RV", "RW", "RB"]
 
@@ -72,7 +71,7 @@ FIGURES = {
     "common_scale": lambda note: figures.common_scale(shifts(), note=note),
     "histograms": lambda note: figures.histograms(responses(), note=note),
     "network": lambda note: figures.network(*drawn(), note=note),
-    "slices": lambda note: figures.slices(some_slices(), note=note),
+    "slices": lambda note: study.slices(some_slices(), note=note),
     "histories": lambda note: figures.histories({"one": history(), "two": history()}, note=note),
 }
 PANELS = {
@@ -115,6 +114,15 @@ def test_reuse_shows_every_layer_with_its_score_verdict_and_interval():
         np.testing.assert_allclose(bars, np.column_stack([0.9 - part["high"], 0.9 - part["low"]]))
         np.testing.assert_allclose(lines["target, nothing replaced"][:, 1], 0.9)
         assert kind in axis.get_title()
+
+
+def test_every_figure_takes_as_unchanged_what_a_verdict_does_unless_it_is_told():
+    drawn = figures.reuse(a_sweep(["W"])), figures.compare({"one": a_sweep(layers=1)})
+    for figure in drawn:
+        _, labels = panels(figure)[0].get_legend_handles_labels()
+        assert f"within {TOLERANCE:g} of the target" in labels
+    told = panels(figures.compare({"one": a_sweep(layers=1)}, tolerance=0.2))[0].get_legend_handles_labels()[1]
+    assert "within 0.2 of the target" in told
 
 
 def test_verdicts_differ_in_shape_and_in_colour():
@@ -201,7 +209,7 @@ def test_network_shows_every_live_convolution_by_number_and_channels_and_every_c
 )
 def test_slices_shows_some_of_one_patient_evenly_spaced(patient, count, expected):
     data = some_slices()
-    axes = panels(figures.slices(data, patient=patient, count=count))
+    axes = panels(study.slices(data, patient=patient, count=count))
     shown = [np.asarray(axis.images[0].get_array()) for axis in axes]
     np.testing.assert_array_equal(shown, [data.images[index, 0] for index in expected] * 2)
     outlined = [bool(axis.collections) for axis in axes]
@@ -209,13 +217,13 @@ def test_slices_shows_some_of_one_patient_evenly_spaced(patient, count, expected
 
 
 def test_slices_are_counted_within_the_patient():
-    axes = panels(figures.slices(some_slices(), patient=2))
+    axes = panels(study.slices(some_slices(), patient=2))
     assert [axis.get_title() for axis in axes[:2]] == ["image 1", "image 2"]
 
 
 def test_slices_refuses_a_patient_who_is_not_there():
     with pytest.raises(OptionError, match="patient 3"):
-        figures.slices(some_slices(), patient=3)
+        study.slices(some_slices(), patient=3)
 
 
 def test_histories_show_loss_and_validation_of_each_network():
@@ -229,10 +237,22 @@ def test_histories_show_loss_and_validation_of_each_network():
         np.testing.assert_allclose(points(validation), table[["step", "validation"]])
 
 
-# -------------------------------------------------------------------- transfer
+# -------------------------------------------------------------------- of the study
 
 
-def cells(paper=0.7):
+def ends(axis, along):
+    """Both ends of every interval in a panel; along: 0 for those drawn from left to right, 1 for upright ones."""
+    return np.array([segment[:, along] for bars in axis.collections for segment in bars.get_segments()])
+
+
+def numbers(table, seed=0):
+    """A table with a drop and an interval in every row."""
+    random = np.random.default_rng(seed)
+    drop = random.uniform(0, 0.3, len(table))
+    return table.assign(drop=drop, low=drop - random.uniform(0, 0.1, len(table)), high=drop + 0.05)
+
+
+def rows_of(paper=0.7):
     """Two sizes, rows 1 and 4, class 1 and the mean; every cell of ours has a Dice of its own."""
     rows = [
         (size, {3: 10, 30: 50}[size], row, f"label {row}", each, 0.1 * row + 0.01 * size + 0.005 * number)
@@ -245,8 +265,8 @@ def cells(paper=0.7):
 
 
 def test_transfer_shows_every_cell_with_its_interval_and_the_papers_value():
-    table = cells()
-    first, second = panels(figures.transfer(table))
+    table = rows_of()
+    first, second = panels(study.transfer(table))
     assert [first.get_title(), second.get_title()] == ["RV cavity", "mean, 0 to 3"]
     assert [label.get_text() for label in first.get_yticklabels()] == ["1  label 1", "4  label 4"]
     for axis, each in ((first, 1), (second, "mean")):
@@ -256,19 +276,18 @@ def test_transfer_shows_every_cell_with_its_interval_and_the_papers_value():
         assert np.concatenate([line.get_xdata() for line in ours]).tolist() == part["dice"].tolist()
         assert np.concatenate([line.get_xdata() for line in hollow]).tolist() == [0.7] * 4
         assert {round(y) for line in ours + hollow for y in line.get_ydata()} == {1, 4}
-        ends = np.array([segment[:, 0] for bars in axis.collections for segment in bars.get_segments()])
-        np.testing.assert_allclose(ends, part[["low", "high"]])
+        np.testing.assert_allclose(ends(axis, 0), part[["low", "high"]])
 
 
 def test_transfer_names_sizes_and_leaves_the_paper_out_where_it_has_nothing():
-    legend = {text.get_text() for text in figures.transfer(cells()).legends[0].get_texts()}
+    legend = {text.get_text() for text in study.transfer(rows_of()).legends[0].get_texts()}
     assert legend == {"3 patients", "30 patients", "the paper: 10 patients", "the paper: 50 patients"}
-    legend = {text.get_text() for text in figures.transfer(cells(np.nan)).legends[0].get_texts()}
+    legend = {text.get_text() for text in study.transfer(rows_of(np.nan)).legends[0].get_texts()}
     assert legend == {"3 patients", "30 patients"}
 
 
 def test_transfer_takes_one_seed_which_has_no_interval():
-    figures.transfer(cells().assign(low=np.nan, high=np.nan)).canvas.draw()
+    study.transfer(rows_of().assign(low=np.nan, high=np.nan)).canvas.draw()
 
 
 def six_pairs(relative=1.4):
@@ -280,7 +299,7 @@ def six_pairs(relative=1.4):
 
 def test_distance_curves_put_the_targets_pairs_and_their_nulls_in_front():
     both = pd.concat([six_pairs(), six_pairs().assign(rmse=0.4, null=0.8)])  # two seeds: their mean is shown
-    left, right = panels(figures.distance_curves(both))
+    left, right = panels(study.distance_curves(both))
     named = {line.get_label(): line for line in left.get_lines() if len(line.get_xdata())}
     assert {"T1 seg", "T1 auto"} <= set(named)
     np.testing.assert_allclose(named["T1 seg"].get_ydata(), [0.25, 0.3, 0.35])
@@ -296,14 +315,14 @@ def test_distance_curves_put_the_targets_pairs_and_their_nulls_in_front():
 
 @pytest.mark.parametrize(("relative", "shown"), [(1.4, 1), (0.05, 0)])
 def test_the_mark_of_independent_kernels_stands_only_where_it_is_in_sight(relative, shown):
-    right = panels(figures.distance_curves(six_pairs(relative)))[1]
+    right = panels(study.distance_curves(six_pairs(relative)))[1]
     assert sum(line.get_linestyle() == ":" for line in right.get_lines()) == shown
 
 
 def test_cluster_map_shows_every_number_and_puts_neighbours_side_by_side():
     labels = list("abcd")
     matrix = pd.DataFrame([[0, 9, 1, 8], [9, 0, 7, 2], [1, 7, 0, 6], [8, 2, 6, 0.0]], labels, labels)
-    figure = figures.cluster_map(matrix, note="a note")
+    figure = study.cluster_map(matrix, note="a note")
     heat = next(axis for axis in figure.axes if axis.get_xticklabels() and len(axis.texts) == 12)
     order = [text.get_text() for text in heat.get_xticklabels()]
     assert {frozenset(order[:2]), frozenset(order[2:])} == {frozenset("ac"), frozenset("bd")}
@@ -315,67 +334,78 @@ def test_cluster_map_shows_every_number_and_puts_neighbours_side_by_side():
     assert figure.number not in plt.get_fignums()
 
 
-# -------------------------------------------------------------------- download
+def test_cells_show_every_drop_with_its_interval_at_its_network():
+    names = {"plain": "none", "residual": "short"}
+    rows = [(view, name, start) for view in ("one", "two") for start in ("independent", "shared") for name in names]
+    table = numbers(pd.DataFrame(rows, columns=["at", "network", "start"]))
+    for axis, view in zip(panels(study.cells(table, names)), ("one", "two"), strict=True):
+        part = table[table["at"] == view]
+        assert axis.get_title() == view
+        assert [tick.get_text() for tick in axis.get_xticklabels()] == ["none", "short"]
+        shown = np.concatenate([points(bars.lines[0]) for bars in axis.containers])
+        np.testing.assert_allclose(shown[:, 1], part["drop"])
+        assert shown[:, 0].round().tolist() == [0, 1, 0, 1]
+        np.testing.assert_allclose(ends(axis, 1), part[["low", "high"]])
 
 
-class Link(HTMLParser):
-    """Attributes and text of the one link in a piece of HTML, as a browser takes them."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.words = [], ""
-        self.feed(text)
-        ((_, self.attributes),) = self.tags
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        self.words += data
-
-    @property
-    def content(self):
-        return base64.b64decode(self.attributes["href"].removeprefix("data:text/csv;base64,")).decode()
+def test_contrasts_tell_what_is_clear_of_0_from_what_is_undecided():
+    table = pd.DataFrame({"at": "one", "contrast": ["a", "b", "c"], "says": ["more", "undecided", "less"]})
+    table = numbers(table)
+    (axis,) = panels(study.contrasts(table))
+    shown = {bars.get_label(): points(bars.lines[0]) for bars in axis.containers}
+    np.testing.assert_allclose(shown["interval clear of 0"], np.column_stack([table["drop"], range(3)])[[0, 2]])
+    np.testing.assert_allclose(shown["undecided"], [[table["drop"][1], 1]])
+    np.testing.assert_allclose(ends(axis, 0), table.loc[[0, 2, 1], ["low", "high"]])
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("note", ["profile smoke · seed 0", "", "first line\nkind,layer", "a\r\nb"])
-def test_a_download_is_a_csv_that_pandas_reads_back(note):
-    table = a_sweep(["W", "RM"]).assign(name='a, "b" µ')
-    link = Link(figures.Download(table, "fig03.csv", note)._repr_html_())
-    assert link.attributes["download"] == "fig03.csv"
-    pd.testing.assert_frame_equal(
-        pd.read_csv(io.StringIO(link.content), comment="#"), table, check_exact=False, rtol=1e-15
-    )
+def test_controls_show_every_control_and_hollow_what_the_means_alone_say():
+    layers = range(1, 4)
+    means = numbers(pd.DataFrame([(c, x) for c in study.CONTROL_STYLE for x in layers], columns=["control", "layer"]))
+    judged = pd.DataFrame({"layer": layers, "verdict": ["reused", "undecided", "lost"]})
+    judged["verdict_by_mean"] = ["reused", "lost", "lost"]
+    above, below = panels(study.controls(means, judged, tolerance=0.1))
+    np.testing.assert_allclose(ends(below, 1), means[["low", "high"]])
+    assert "within 0.1 of the target" in below.get_legend_handles_labels()[1]
+    at = {name: [] for name in ("full", "none")}
+    for line in above.get_lines():
+        at[line.get_fillstyle()] += list(line.get_xdata())
+    assert at == {"full": [1, 3], "none": [2]}
+    (hollow,) = [line for line in above.get_lines() if list(line.get_xdata()) == [2]]
+    assert hollow.get_marker() == study.REUSE_STYLE["lost"][0]
 
 
-def test_a_download_starts_with_its_note():
-    link = Link(figures.Download(a_sweep(), "fig03.csv", "seed 7")._repr_html_())
-    assert link.content.splitlines()[0] == "# seed 7"
+def test_prefixes_show_gains_as_intervals_around_the_score_that_they_lead_to():
+    joint = pd.DataFrame({"control": "source", "set": "first layers", "n": [1, 2], "recalibrated": False, "drop": 0.1})
+    trained = pd.DataFrame({"prefix": ["nothing", "source"], "n": [0, 3], "dice": [0.5, 0.7], "gain": [0.0, 0.2]})
+    figure = study.prefixes(joint, trained.assign(gain_low=trained["gain"] - 0.1, gain_high=trained["gain"] + 0.05))
+    _, right = panels(figure)
+    np.testing.assert_allclose(ends(right, 1), [[0.6, 0.75]])
+    assert len(panels(study.prefixes(joint, trained[:0]))) == 1
 
 
-def test_a_downloads_name_is_escaped():
-    name = '"><script>alert(1)</script>&.csv'
-    link = Link(figures.Download(a_sweep(), name)._repr_html_())
-    assert [tag for tag, _ in link.tags] == ["a"]
-    assert link.attributes["download"] == name
-    assert name in link.words
+def test_drops_stand_against_distances_and_correlated_starts_are_one_kind():
+    table = pd.DataFrame({"network": "unet", "start": ["shared", "0.5", "0.9"], "source": ["", "", "slower"]})
+    table = table.assign(drop=[0.1, 0.2, 0.3], relative=[0.2, 0.5, 1.4])
+    (axis,) = panels(study.drop_against_distance(table, {"unet": "UNet"}))
+    drawn = {tuple(point): line for line in axis.get_lines() for point in points(line) if len(line.get_xdata()) == 1}
+    assert {point: line.get_fillstyle() for point, line in drawn.items()} == {
+        (0.2, 0.1): "full", (0.5, 0.2): "full", (1.4, 0.3): "none",
+    }  # fmt: skip
+    assert drawn[0.5, 0.2].get_marker() == drawn[1.4, 0.3].get_marker() != drawn[0.2, 0.1].get_marker()
+    assert "correlated start" in axis.get_legend_handles_labels()[1]
 
 
-def test_words_are_shown_as_markdown():
-    words = figures.Words("**bold**")
-    assert words == words._repr_markdown_() == "**bold**"
-
-
-def test_the_ledger_shows_what_an_analogue_would_be_links_its_chapter_and_escapes_its_text():
-    row = {"where": "Fig. 3", "claim": "a < b", "leaves": 4, "reason": "because", "remark": "", "here": "reproduced"}
-    row |= {"equal": ""}
+def test_predictors_stand_in_the_order_of_their_words_with_their_intervals():
     rows = [
-        {**row, "verdict": "analogue only", "page": "03_unet"},
-        {**row, "verdict": "reproduced", "page": ""},
+        (truth, score, verdict) for truth in ("one", "two") for score, verdict in (("b", "predicts"), ("a", "misleads"))
     ]
-    text = figures.Ledger(pd.DataFrame(rows))._repr_html_()
-    assert "analogue only: reproduced" in text
-    assert text.count('<a href="03_unet.html">chapter 3</a>') == text.count("<a ") == 1
-    assert "a &lt; b" in text
-    assert "a < b" not in text
-    assert "reproduced: reproduced" not in text
+    table = pd.DataFrame(rows, columns=["truth", "score", "verdict"]).assign(rho=[0.1, 0.2, 0.3, 0.4])
+    table = table.assign(low=table["rho"] - 0.1, high=table["rho"] + 0.2)
+    figure = study.predictors(table, {"a": "score a", "b": "score b"})
+    for axis, truth in zip(panels(figure), ("one", "two"), strict=True):
+        part = table[table["truth"] == truth]
+        shown = [points(line)[0].tolist() for line in axis.get_lines() if len(line.get_xdata()) == 1]
+        assert shown == [[part["rho"].iloc[0], 1], [part["rho"].iloc[1], 0]]
+        np.testing.assert_allclose(ends(axis, 0), part[["low", "high"]])
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["score a", "score b"]

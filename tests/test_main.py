@@ -16,11 +16,11 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from prr import book as builder
-from prr import judge, rmse
+from prr import judge, rmse, verdict
 from prr.__main__ import main
+from prr.book import execute
 from prr.errors import BookError
-from prr.study import plan
+from prr.study import Experiment, chapters
 from prr.study.store import Store
 
 TINY = """
@@ -61,7 +61,7 @@ def prr(*arguments: str):
 def built(monkeypatch) -> list:
     """The calls that would have built a book."""
     calls = []
-    monkeypatch.setattr(builder, "build", lambda *args, **options: calls.append((*args, options)))
+    monkeypatch.setattr(execute, "build", lambda *args, **options: calls.append((*args, options)))
     return calls
 
 
@@ -90,6 +90,8 @@ def test_options_become_parameters(built):
         (["book", "--set", "seed"], "--set seed: expected name=value"),
         (["book", "--chapters", "77"], "unknown chapter 77"),
         (["book", "--bogus"], "--bogus"),
+        (["book", "--dry-run", "--set", "unet_wdith=1"], "unknown parameter unet_wdith"),
+        (["data", "check", "mnist", "."], "data set: expected one of acdc, t1, rvsc, found 'mnist'"),
         (["book", "--edition", "none"], "edition none: expected one of"),
         (["book", "--edition", "none", "--profile", "quick"], "--edition none: expected no other scale"),
         (["book", "--edition", "none", "--set", "steps=3"], "--edition none: expected no other scale"),
@@ -109,7 +111,7 @@ def test_an_error_of_many_lines_is_told_in_one(monkeypatch):
     def fails(*_, **__):
         raise BookError("first\n  second")
 
-    monkeypatch.setattr(builder, "build", fails)
+    monkeypatch.setattr(execute, "build", fails)
     result = prr("book")
     assert (result.exit_code, result.stderr) == (2, "Error: first second\n")
 
@@ -118,7 +120,7 @@ def test_an_extra_that_is_not_installed_is_named(monkeypatch):
     def fails(*_, **__):
         raise ModuleNotFoundError("No module named 'papermill'", name="papermill")
 
-    monkeypatch.setattr(builder, "build", fails)
+    monkeypatch.setattr(execute, "build", fails)
     result = prr("book")
     assert result.exit_code == 2
     assert "expected the module papermill" in result.stderr
@@ -137,10 +139,49 @@ def test_every_command_has_help():
 
 
 def test_the_profile_can_not_be_given_behind_the_builds_back():
-    for arguments in (["--set", "profile=smoke"], ["--set", "profile=smoke", "--dry-run"]):
-        result = prr("book", *arguments)
+    for command in (["book"], ["book", "--dry-run"], ["study"], ["claims"], ["edition", "stand-in"]):
+        result = prr(*command, "--set", "profile=smoke")
         assert result.exit_code == 2
         assert "profile=smoke: give it as --profile" in result.stderr
+
+
+def test_a_dry_run_shows_the_plan_of_the_chapters_and_parameters_that_are_given(monkeypatch, built):
+    def plan(run, *numbers):
+        return pd.DataFrame({"profile": [run.profile.name], "steps": run.profile.steps, "of": "+".join(numbers)})
+
+    monkeypatch.setattr(chapters, "plan", plan)
+    given = ("--chapters", "3 4", "--device", "cpu", "--set", "steps=5", "--set", "network=densenet")
+    result = prr("book", "--profile", "smoke", *given, "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert [line.split() for line in result.stdout.splitlines()] == [["profile", "steps", "of"], ["smoke", "5", "3+4"]]
+    assert not built
+
+
+def test_a_build_has_results_made_for_the_chapters_that_changed(monkeypatch, built):
+    made = []
+    monkeypatch.setattr(
+        Experiment, "prepare", lambda run, *numbers: made.append((run.profile.steps, run.seed, numbers))
+    )
+    own = ("--set", "network=densenet")  # of chapters 3 and 4 themselves
+    prr("book", "--profile", "smoke", "--set", "steps=5", "--set", "seed=7", "--device", "cpu", *own)
+    prr("book", "--edition", "some")
+    (_, fresh), (_, shown) = built
+    fresh["first"](["03", "04"])
+    assert made == [(5, 7, ("03", "04"))]
+    assert shown["first"] is None
+
+
+def test_claims_are_told_from_what_is_there_and_nothing_is_computed(monkeypatch, tmp_path):
+    monkeypatch.setenv("PRR_STORE", str(tmp_path / "store"))
+    result = prr(
+        "claims", "--profile", "smoke", "--set", "device=cpu", "--leaves", "--csv", str(tmp_path / "claims.csv")
+    )
+    assert result.exit_code == 0, result.output
+    table, leaves = (pd.read_csv(tmp_path / name) for name in ("claims.csv", "claims_leaves.csv"))
+    assert all(f"{name}: " in result.stdout for name in table["id"])
+    assert "results not computed yet: chapter 3" in result.stdout
+    assert set(leaves["id"]) == set(table["id"])
+    assert not list(tmp_path.glob("store/networks/*.safetensors"))
 
 
 def test_phantoms_are_written_found_and_checked(monkeypatch, tmp_path):
@@ -181,7 +222,7 @@ def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path):
 def test_the_store_is_listed_and_cleaned(monkeypatch, tmp_path):
     monkeypatch.setenv("PRR_STORE", str(tmp_path))
     assert "empty" in prr("store").stdout
-    Store().table({"table": "sweep"}, lambda: (pd.DataFrame({"layer": [1]}), {}))
+    Store().get("tables", {"name": 1}, lambda: (pd.DataFrame({"layer": [1]}), {"title": "sweep"}))
     assert "sweep" in prr("store").stdout
     assert "1 results" in prr("store").stdout
     assert "1 files deleted" in prr("store", "--clean").stdout
@@ -326,6 +367,15 @@ def test_judge_writes_what_the_function_finds(files):
     assert page.count('role="img"') >= len(expected.layers)
 
 
+def test_judge_takes_the_tolerance_of_verdicts_and_full_precision_unless_it_is_told(files, monkeypatch):
+    given = []
+    monkeypatch.setattr(verdict, "TOLERANCE", 0.3)
+    monkeypatch.setattr(verdict, "judge", lambda *networks, **options: given.append(options) or "answer")
+    prr(*JUDGE, "--source", "b.pt")
+    prr(*JUDGE, "--source", "b.pt", "--tolerance", "0.1", "--bfloat16")
+    assert [(each["tolerance"], each["bfloat16"]) for each in given] == [(0.3, False), (0.1, True)]
+
+
 @pytest.mark.parametrize("data", ["tiny:data", "tiny:dataset", "tiny:loader"])
 @pytest.mark.parametrize("score", [[], ["--score", "accuracy"], ["--score", "tiny:ours"]])
 def test_judge_takes_data_and_scores_of_any_form(files, data, score):
@@ -421,14 +471,14 @@ def test_the_path_of_modules_is_left_as_it_was(files):
 
 def test_the_study_is_made_with_the_jobs_scheduler_and_parameters_that_are_given(monkeypatch):
     made = []
-    monkeypatch.setattr(plan, "prepare", lambda run, *numbers: made.append((run.settings, numbers, dict(os.environ))))
+    monkeypatch.setattr(Experiment, "prepare", lambda run, *numbers: made.append((run, numbers, dict(os.environ))))
     monkeypatch.setenv("PRR_JOBS", "7")
     monkeypatch.setenv("PRR_SCHEDULER", "tcp://other:1")
     options = ("--chapters", "03 4", "--set", "seed=5", "--jobs", "3", "--scheduler", "tcp://host:8786")
     result = prr("study", "--profile", "smoke", *options)
     assert result.exit_code == 0, result.output
-    ((settings, numbers, environment),) = made
-    assert (settings["profile"], settings["seed"], numbers) == ("smoke", 5, ("03", "4"))
+    ((run, numbers, environment),) = made
+    assert (run.profile.name, run.seed, numbers) == ("smoke", 5, ("03", "4"))
     assert (environment["PRR_JOBS"], environment["PRR_SCHEDULER"]) == ("3", "tcp://host:8786")
 
 
@@ -438,7 +488,7 @@ def test_the_study_is_made_with_the_jobs_scheduler_and_parameters_that_are_given
         (["--profile", "bogus"], "profile 'bogus': expected one of smoke, quick, paper"),
         (["--profile", "smoke", "--chapters", "99"], "chapter 99: expected some of 01, 02"),
         (["--jobs", "0"], "0 is not in the range x>=1"),
-        (["--set", "bogus=1"], "override 'bogus': expected one of"),
+        (["--set", "bogus=1"], "parameter bogus: expected some of"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused_in_one_line(options, message):

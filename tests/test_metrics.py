@@ -484,7 +484,7 @@ def simulated(rng, targets, sources, patients, columns=3):
 
 
 @pytest.mark.parametrize("counts", [(3, 3, 20), (5, 5, 20), (3, 1, 20), (1, 1, 20)])
-def test_crossed_intervals_hold_together_at_least_as_often_as_they_say(counts):
+def test_crossed_intervals_hold_all_columns_at_once_at_least_as_often_as_they_say(counts):
     rng = np.random.default_rng(0)
     shown = []
     for _ in range(150):

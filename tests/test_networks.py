@@ -16,9 +16,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 import prr
+from prr.graph.suffix import Suffixes, Whole, outputs_of
 from prr.layers import full_name, named_tensors, tensor
 from prr.reuse import predict
-from prr.suffix import Suffixes, Whole, outputs_of
 
 NETWORKS = {
     "resnet18": (tv.resnet18, 32),

@@ -5,7 +5,7 @@ import re
 import pytest
 
 import prr
-from prr.study import paper, pspnet
+from prr.study import paper, profiles, pspnet
 from prr.study.transfer import ROWS
 
 
@@ -61,3 +61,8 @@ def test_the_tables_rows_are_the_experiments():
         name = {"segmentation": "seg", "auto-encoding": "auto", "": ""}[task]
         assert row.label.startswith(f"{dataset.upper()}_{name} " if dataset else "Don't load")
         assert ("Do not freeze" not in row.label) == (row.frozen or not dataset)
+
+
+def test_the_tolerance_of_a_drop_stands_in_the_profile_alone():
+    assert set(paper.tolerances()) == {"cell", "order", "most", "nearness", "algebra", "vary"}
+    assert "tolerance" in profiles.OVERRIDES

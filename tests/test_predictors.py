@@ -397,7 +397,7 @@ def test_logme_knows_no_rotation_or_scale_of_features_and_no_names_of_labels():
 
 
 @pytest.mark.parametrize("f", [np.zeros((30, 4)), np.ones((30, 1)), np.eye(3)[labels(30)], np.eye(30)])
-@pytest.mark.parametrize("score", [logme, h_score, lambda f, y: h_score(f, y, shrunk=False)])
+@pytest.mark.parametrize("score", [logme, h_score])
 def test_features_that_tell_nothing_or_all_give_finite_scores(score, f):
     assert np.isfinite(score(f, labels(30)))
 
@@ -405,7 +405,7 @@ def test_features_that_tell_nothing_or_all_give_finite_scores(score, f):
 # ---------------------------------------------------------------- H-score
 
 
-def trace(f, y, covariance, share=1.0):
+def trace(f, y, covariance, share):
     """H-score from its definition, with the covariance that is given."""
     means = np.stack([f[y == label].mean(0) for label in y])
     return np.trace(
@@ -416,36 +416,30 @@ def trace(f, y, covariance, share=1.0):
 @pytest.mark.parametrize("case", CASES)
 def test_the_h_score_is_the_trace_of_its_definition(case):
     f, y = CASES[case]()
-    plain = trace(f, y, np.cov(f.T, bias=True))
-    assert h_score(f, y, shrunk=False) == pytest.approx(plain, rel=1e-6)
     covariance, shrinkage = ledoit_wolf(f)
     assert h_score(f, y) == pytest.approx(trace(f, y, covariance, 1 - shrinkage), rel=1e-6)
 
 
 def test_the_h_score_by_hand():
     f, y = np.array([[0.0], [2], [4], [6]]), [0, 0, 1, 1]  # variance 5, of the means 4
-    assert h_score(f, y) == h_score(f, y, shrunk=False) == pytest.approx(0.8)
+    assert h_score(f, y) == pytest.approx(0.8)
     square = np.array([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])  # cov = I; the first tells all, the second nothing
-    assert h_score(square, y, shrunk=False) == pytest.approx(1)
+    assert h_score(square, y) == pytest.approx(1)
 
 
 def test_the_h_score_lies_between_0_and_classes_less_1():
     y = labels(300)
-    assert h_score(np.eye(3)[y], y, shrunk=False) == pytest.approx(2)
-    assert h_score(features(300, 4), y, shrunk=False) < 0.1
-    assert h_score(np.full((300, 4), 0.1), y) == h_score(np.full((300, 4), 0.1), y, shrunk=False) == 0
+    assert h_score(np.eye(3)[y], y) == pytest.approx(2, abs=0.02)
+    assert h_score(features(300, 4), y) < 0.1
+    assert h_score(np.full((300, 4), 0.1), y) == 0
 
 
-def test_without_shrinkage_too_many_channels_tell_everything():
-    f, y = features(20, 50), labels(20)
-    assert h_score(f, y, shrunk=False) == pytest.approx(2)
-    assert h_score(f, y) < 1.5
+def test_with_more_channels_than_rows_noise_does_not_tell_everything():
+    assert h_score(features(20, 50), labels(20)) < 1.5  # by the pseudo-inverse, without shrinkage, it is 2
 
 
-def test_the_h_score_knows_no_linear_map_or_shift():
+def test_the_h_score_knows_no_rotation_shift_or_scale():
     f, y = CASES["informative"]()
-    other = f @ np.random.default_rng(1).normal(size=(5, 5)) + 3
-    assert h_score(other, y, shrunk=False) == pytest.approx(h_score(f, y, shrunk=False), rel=1e-6)
     for other in (f @ rotation(5) + 3, f * 1e90, f * 1e-90):
         assert h_score(other, y) == pytest.approx(h_score(f, y), rel=1e-6)
 

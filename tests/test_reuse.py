@@ -1,6 +1,7 @@
 """Transplant, sweep, joint score and plan, on a network small enough to do the same by hand."""
 
 import copy
+import inspect
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,10 +14,10 @@ from torch.nn.utils import parametrizations
 from prr import bn, metrics, reuse
 from prr.distance import rmse
 from prr.errors import DataError, JobError, NetworkError, OptionError
+from prr.graph.suffix import outputs_of
 from prr.layers import ALL, parameter_table
 from prr.metrics import drop_interval
-from prr.reuse import ACTIONS, apply_plan, drops, fitting, joint, predict, sweep, transplant
-from prr.suffix import outputs_of
+from prr.reuse import ACTIONS, apply_plan, drops, fitting, joint_transplant, predict, sweep, transplant
 
 ATTRIBUTE = {"W": "weight", "B": "bias", "RM": "running_mean", "RV": "running_var", "RW": "weight", "RB": "bias"}
 
@@ -93,7 +94,7 @@ EVERY_FUNCTION = {
     "shift_scale": lambda target, source, data: bn.shift_scale(target, source),
     "responses": lambda target, source, data: bn.responses(target, source, "block.1", data.images),
     "apply_plan": lambda target, source, data: apply_plan(target, source, everything("reuse")),
-    "joint": lambda target, source, data: joint(target, source, data, everything("reuse"), recalibrated=True),
+    "joint_transplant": lambda *given: joint_transplant(*given, everything("reuse"), recalibrated=True),
 }
 
 
@@ -338,6 +339,53 @@ def test_drops_in_half_precision_average_to_the_sweep(target, source, data):
     np.testing.assert_allclose(means, swept["drop"], atol=1e-12)
 
 
+def partly_nan(output, data):
+    """Says nothing of some patients, of others after a transplant than before."""
+    values = pixel_accuracy(output, data)
+    return np.where(values == values.max(), np.nan, values)
+
+
+of_few = pytest.mark.filterwarnings("ignore:The BCa confidence interval")  # resamples without any value
+
+
+@of_few
+@pytest.mark.parametrize("score", [None, pixel_accuracy, partly_nan])
+def test_a_sweep_is_the_mean_of_its_drops(score, target, source, data):
+    found = drops(target, source, data, score=score, batch_size=3)
+    assert list(found.columns) == ["kind", "layer", "name", "patient", "score", "drop"]
+    assert found["patient"].tolist() == [2, 4, 9] * (len(found) // 3)
+    swept = sweep(target, source, data, score=score, batch_size=3)
+    by_layer = found.groupby(["kind", "layer", "name"], sort=False)
+    np.testing.assert_allclose(by_layer["score"].mean(), swept["score"], atol=1e-12)  # NaN left out by both
+    if score is not partly_nan:
+        np.testing.assert_allclose(by_layer["drop"].mean(), swept["drop"], atol=1e-12)
+        before = (found["score"] + found["drop"]).to_numpy().reshape(-1, 3)
+        np.testing.assert_allclose(before, before[[0]].repeat(len(swept), 0), atol=1e-12)
+        expected = drop_interval(before[0], found["score"].to_numpy().reshape(-1, 3))
+        np.testing.assert_allclose(swept[["low", "high"]].T, expected, atol=1e-12)
+    assert found.iloc[::3]["name"].tolist() == swept["name"].tolist()
+
+
+@of_few
+def test_a_score_that_says_nothing_of_a_patient_counts_where_it_says_something(target, source, data):
+    """Before and after are means over those patients of which the score says something, each over its own."""
+    with torch.no_grad():
+        before = partly_nan(target(data.images), data)
+        swept = sweep(target, source, data, score=partly_nan)
+        for row in swept.itertuples():
+            after = partly_nan(transplant(target, source, row.kind, row.layer)(data.images), data)
+            assert row.drop == pytest.approx(np.nanmean(before) - np.nanmean(after), abs=1e-9)
+
+
+def test_drops_take_the_options_of_a_sweep_and_no_others(target, source, data):
+    ours, theirs = (inspect.signature(each).parameters for each in (sweep, reuse.patient_scores))
+    assert {name: each.default for name, each in ours.items()} == {name: each.default for name, each in theirs.items()}
+    part = drops(target, source, data, kinds=["B", "W"], layers=[1])
+    assert part[["kind", "layer"]].drop_duplicates().values.tolist() == [["B", 1], ["W", 1]]
+    with pytest.raises(TypeError, match="kind"):
+        drops(target, source, data, kind="W")
+
+
 def test_half_precision_that_moves_the_score_is_refused(source, data):
     close = nn.Conv2d(1, 4, 1)  # logits that differ by less than half precision can tell
     with torch.no_grad():
@@ -440,8 +488,8 @@ class Hungry(nn.Conv2d):
     ("function", "options"),
     [
         (sweep, {}),
-        (joint, {"pairs": everything("reuse")}),
-        (joint, {"pairs": everything("reuse"), "recalibrated": True, "before": np.zeros(3)}),
+        (joint_transplant, {"pairs": everything("reuse")}),
+        (joint_transplant, {"pairs": everything("reuse"), "recalibrated": True, "before": np.zeros(3)}),
         (lambda target, _, data, batch_size: predict(target, data.images, batch_size), {}),
     ],
     ids=["sweep", "joint", "recalibrated", "predict"],
@@ -456,14 +504,15 @@ def test_a_batch_that_does_not_fit_is_told_with_the_one_that_may(function, optio
 
 def test_scores_of_other_patients_are_refused(target, source, data):
     with pytest.raises(OptionError, match=r"before: expected 3 values, one per patient, found shape \(1,\)"):
-        joint(target, source, data, everything("reuse"), before=np.zeros(1))
+        joint_transplant(target, source, data, everything("reuse"), before=np.zeros(1))
 
 
 def test_known_scores_of_the_target_change_nothing(target, source, data):
     own = reuse.values(target, data, metrics.foreground_dice, 32)
-    expected = joint(target, source, data, everything("reuse"))
-    assert joint(target, source, data, everything("reuse"), before=own) == expected
-    assert joint(target, source, data, everything("reuse"), before=own - 0.25)["drop"] == expected["drop"] - 0.25
+    expected = joint_transplant(target, source, data, everything("reuse"))
+    assert joint_transplant(target, source, data, everything("reuse"), before=own) == expected
+    lower = joint_transplant(target, source, data, everything("reuse"), before=own - 0.25)
+    assert lower["drop"] == expected["drop"] - 0.25
 
 
 def test_a_single_image_that_does_not_fit_has_to_be_smaller():
@@ -530,13 +579,14 @@ def test_negative_variances_are_refused(target, source):
 
 def test_one_pair_taken_jointly_is_its_row_of_the_sweep(target, source, data):
     for row in sweep(target, source, data, score=pixel_accuracy).itertuples():
-        found = joint(target, source, data, pd.DataFrame([row])[["kind", "name"]], score=pixel_accuracy, batch_size=3)
+        pair = pd.DataFrame([row])[["kind", "name"]]
+        found = joint_transplant(target, source, data, pair, score=pixel_accuracy, batch_size=3)
         assert list(found) == ["score", "drop", "low", "high"]
         np.testing.assert_allclose(list(found.values()), [row.score, row.drop, row.low, row.high], atol=1e-12)
 
 
 def test_all_pairs_taken_jointly_score_as_the_source(target, source, data):
-    found = joint(target, source, data, everything("reuse"))
+    found = joint_transplant(target, source, data, everything("reuse"))
     with torch.no_grad():
         before, after = (dice_by_loops(model(data.images), data) for model in (target, source))
     low, high = drop_interval(before, after[None])
@@ -552,22 +602,22 @@ def test_a_joint_score_after_recalibration_is_that_of_the_recalibrated_network(t
     pair = pd.DataFrame({"kind": ["W"], "name": ["block.0"]})
     with torch.no_grad():
         scores = [dice_by_loops(model(data.images), data).mean() for model in (taken, recalibrated)]
-    found = [joint(target, source, data, pair, recalibrated=each)["score"] for each in (False, True)]
+    found = [joint_transplant(target, source, data, pair, recalibrated=each)["score"] for each in (False, True)]
     assert found == pytest.approx(scores)
     assert scores[0] != scores[1]
 
 
 def test_no_pair_costs_nothing_and_one_patient_has_no_interval(target, source, data):
     none = everything("reuse").head(0)
-    assert joint(target, source, data, none)["drop"] == 0
+    assert joint_transplant(target, source, data, none)["drop"] == 0
     data.patient = torch.zeros(7, dtype=torch.long)
-    assert np.isnan(joint(target, source, data, none)["high"])
+    assert np.isnan(joint_transplant(target, source, data, none)["high"])
 
 
 def test_a_joint_score_refuses_empty_data(target, source, data):
     empty = SimpleNamespace(**{name: value[:0] for name, value in vars(data).items()})
     with pytest.raises(DataError, match="at least one to score"):
-        joint(target, source, empty, everything("reuse"))
+        joint_transplant(target, source, empty, everything("reuse"))
 
 
 # ------------------------------------------------------------------ apply_plan
@@ -720,7 +770,7 @@ def test_a_plan_that_is_no_table_and_an_empty_batch_are_refused():
         apply_plan(model, model, {"kind": "W"})
     data = SimpleNamespace(images=torch.randn(2, 1, 4, 4), masks=torch.ones(2, 4, 4).long(), patient=torch.arange(2))
     with pytest.raises(OptionError, match="batch_size=0"):
-        joint(model, model, data, parameter_table(model), batch_size=0)
+        joint_transplant(model, model, data, parameter_table(model), batch_size=0)
 
 
 class WritesIntoItsInput(nn.Module):
@@ -736,7 +786,7 @@ def test_a_network_that_writes_into_its_input_leaves_the_data_alone(data):
     before = data.images.clone()
     target, source = WritesIntoItsInput().eval(), WritesIntoItsInput().eval()
     swept = sweep(target, source, data)
-    joint(target, source, data, swept, recalibrated=True)
+    joint_transplant(target, source, data, swept, recalibrated=True)
     parameter_table(target, data.images)
     assert torch.equal(data.images, before)
     last = swept.iloc[-1]

@@ -7,15 +7,16 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.cluster import AgglomerativeClustering
-from sklearn.metrics import silhouette_score
 from torch import nn
 
 from prr.distance import rmse
 from prr.errors import NetworkError, OptionError
 from prr.study import Experiment, sources
-from prr.study.sources import SIX, TARGET
+from prr.study.networks import SIX, TARGET
 
 LABELS = list(SIX)
+
+pytestmark = pytest.mark.usefixtures("phantoms_only")
 
 
 class Tiny(nn.Module):
@@ -62,7 +63,7 @@ def all_pairs(value):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     given = {"store": tmp_path_factory.mktemp("store"), "device": "cpu", "progress": False}
-    return Experiment("smoke", **given, steps=1, seeds=1, acdc_patients=4, pspnet_start="shared")
+    return Experiment("smoke", **given, steps=1, seeds=2)
 
 
 # --------------------------------------------------------------------- between
@@ -142,12 +143,10 @@ def test_layers_that_do_not_run_are_left_out():
 
 @pytest.mark.parametrize(("network", "shared"), [("pspnet", True), ("unet", False)])
 def test_six_networks_make_fifteen_pairs_against_their_own_starts(run, network, shared):
-    found = sources.pairs(run, network)
+    found = run.result(sources.pairs(run, network))
     names = list(dict.fromkeys(found[["first", "second"]].itertuples(index=False, name=None)))
     assert names == list(itertools.combinations(LABELS, 2))
     assert set(found["kind"]) == {"W", "B"}
-    assert set(found["seed"]) == {0}
-    assert set(found["network"]) == {network}
     kernels = found[found["kind"] == "W"]
     assert (kernels["apart"] == 0).mean() == pytest.approx(1 if shared else 0, abs=0.1)
     assert (kernels[["travelled_first", "travelled_second"]] > 0).all(axis=None)
@@ -157,11 +156,24 @@ def test_six_networks_make_fifteen_pairs_against_their_own_starts(run, network, 
 
 
 def test_few_patients_change_the_target_alone(run):
-    full, few = sources.pairs(run, "pspnet"), sources.pairs(run, "pspnet", patients=1)
+    full, few = run.result(sources.pairs(run, "pspnet")), run.result(sources.pairs(run, "pspnet", patients=1))
     same = full["first"] != TARGET
     pd.testing.assert_frame_equal(full[same], few[same])
     assert (full.loc[~same, "travelled_first"] != few.loc[~same, "travelled_first"]).any()
-    assert (sources.few(run, "pspnet")["patients"] == run.profile.few_patients).all()
+
+
+def test_every_seed_is_there_with_networks_of_its_own(run):
+    found = run.result(sources.over_seeds(run, "pspnet"))
+    assert list(found.columns[:4]) == ["network", "seed", "first", "second"]
+    assert found[["network", "seed"]].drop_duplicates().to_numpy().tolist() == [["pspnet", 0], ["pspnet", 1]]
+    second = found[found["seed"] == 1].drop(columns=["network", "seed"]).reset_index(drop=True)
+    pd.testing.assert_frame_equal(second, run.result(sources.pairs(run.variant(seed=1), "pspnet")))
+    assert not second["rmse"].equals(found.loc[found["seed"] == 0, "rmse"])
+
+
+def test_few_ranks_by_the_profiles_few_patients(run):
+    pairs = run.result(sources.over_seeds(run, "pspnet", run.profile.few_patients))
+    pd.testing.assert_frame_equal(run.result(sources.few(run, "pspnet")), sources.ranking(pairs))
 
 
 # --------------------------------------------------------------------- ranking
@@ -211,7 +223,7 @@ def test_agreement_counts_pairs_in_order():
 def test_the_order_by_few_patients_stands_beside_the_full_one():
     full = sources.ranking(table({(TARGET, "T1 seg"): 1.0, (TARGET, "T1 auto"): 2.0}))
     few = sources.ranking(table({(TARGET, "T1 seg"): 2.0, (TARGET, "T1 auto"): 1.0}))
-    found = sources.beside(full, few).set_index("source")
+    found = sources.with_few_patients(full, few).set_index("source")
     assert found.loc["T1 seg", ["rank_full", "rank_few"]].tolist() == [1, 2]
     assert found.loc["T1 auto", ["relative_full", "relative_few"]].tolist() == [2, 1]
 
@@ -253,7 +265,19 @@ def test_two_clear_groups_are_found_and_numbered_from_the_smallest():
     assert told["group"].value_counts().to_dict() == {1: 10, 2: 5}
 
 
-def test_groups_agree_with_scikit_learn():
+def silhouette(curves, labels):
+    """Rousseeuw's mean silhouette, point by point; 0 for a point that is alone."""
+    found = []
+    for number, own in enumerate(labels):
+        away = np.linalg.norm(curves - curves[number], axis=1)
+        means = {label: away[labels == label].mean() for label in set(labels) - {own}}
+        others = np.delete(away, number)[np.delete(labels, number) == own]
+        inner, outer = others.mean() if len(others) else 0, min(means.values())
+        found.append((outer - inner) / max(inner, outer) if len(others) else 0)
+    return np.mean(found)
+
+
+def test_groups_agree_with_other_clustering_and_silhouettes_by_definition():
     random = np.random.default_rng(0)
     pairs = table(all_pairs(lambda number: 1.0))
     pairs["rmse"] = random.lognormal(size=len(pairs))
@@ -264,7 +288,7 @@ def test_groups_agree_with_scikit_learn():
         theirs = AgglomerativeClustering(count, linkage="average").fit_predict(curves)
         ours = sources.members(pairs, "pspnet", count).set_index(["first", "second"])["group"].loc[names].to_numpy()
         np.testing.assert_array_equal(ours[:, None] == ours, theirs[:, None] == theirs)
-        assert found[count] == pytest.approx(silhouette_score(curves, theirs))
+        assert found[count] == pytest.approx(silhouette(curves, theirs))
 
 
 def test_curves_that_are_all_the_same_are_no_groups():
@@ -274,10 +298,10 @@ def test_curves_that_are_all_the_same_are_no_groups():
 def test_one_cloud_rarely_gives_as_large_a_silhouette_as_two_clear_groups():
     pairs = table({pair: (5.0 if "T1 seg" in pair else 0.5) * (1 + n / 100) for pair, n in all_pairs(int).items()})
     pairs["rmse"] *= np.random.default_rng(0).lognormal(0, 0.1, len(pairs))
-    cloud = sources.groupless(pairs, "pspnet", draws=50)
+    cloud = sources.null_silhouettes(pairs, "pspnet", draws=50)
     assert cloud.shape == (50,)
     assert (sources.groups(pairs, "pspnet")["silhouette"].max() > cloud).mean() > 0.8
-    np.testing.assert_array_equal(sources.groupless(pairs, "pspnet", draws=50), cloud)
+    np.testing.assert_array_equal(sources.null_silhouettes(pairs, "pspnet", draws=50), cloud)
 
 
 def test_too_many_groups_are_refused():

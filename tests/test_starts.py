@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torchvision.models import ResNet18_Weights, resnet18
 
 from prr.errors import OptionError
 from prr.study.backbones import ARCHITECTURES, ENCODERS
@@ -53,6 +54,26 @@ def test_a_common_seed_shares_the_start_of_networks_with_seeds_of_their_own():
 
 def kernels_tensor(state):
     return torch.from_numpy(kernels(state))
+
+
+def test_an_imagenet_start_has_torchvisions_encoder_and_a_decoder_of_its_own(monkeypatch):
+    theirs = resnet18(weights=None).state_dict()
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", lambda *_, **__: theirs)
+    pair = [begun("imagenet", task, network="pspnet", width=64) for task in ("segmentation", "auto-encoding")]
+    for name, value in pair[0].items():
+        if name.startswith("encoder."):
+            assert torch.equal(value, theirs[name.removeprefix("encoder.")]), name
+    kernel = "fuse.conv.weight"
+    assert not torch.equal(pair[0][kernel], pair[1][kernel])
+    assert torch.equal(pair[0][kernel], begun("independent", network="pspnet", width=64)[kernel])
+
+
+@pytest.mark.parametrize("start", ["independent", "shared", 0.5])
+def test_a_start_leaves_the_global_generator_alone(start):
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    begun(start, width=2)
+    assert torch.equal(before, torch.random.get_rng_state())
 
 
 @pytest.mark.parametrize(

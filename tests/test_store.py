@@ -35,9 +35,7 @@ def tensors():
 
 
 def get(store, folder, make=None, key=KEY):
-    if folder == "tables":
-        return store.table(key, make or table)
-    return store.tensors(folder, key, make or tensors)
+    return store.get(folder, key, make or (table if folder == "tables" else tensors))
 
 
 def never():
@@ -52,7 +50,7 @@ def test_numbers_of_a_table_come_back_bit_for_bit(store):
     floats = [*np.frombuffer(patterns, float), 0.0, -0.0, np.nan, np.inf, -np.inf, 5e-324, 0.1, 1.0]
     before = pd.DataFrame({"float": floats, "int": 2**62 - 1, "word": 'µ, "quoted"', "bool": True})
     for made in (lambda: (before, {}), never):
-        found, _ = store.table(KEY, made)
+        found, _ = store.get("tables", KEY, made)
         assert found.dtypes.equals(before.dtypes)
         assert list(map(repr, found["float"].tolist())) == list(map(repr, before["float"].tolist()))
         assert found.drop(columns="float").equals(before.drop(columns="float"))
@@ -71,7 +69,7 @@ def test_tensors_come_back_bit_for_bit(store):
         "flags": torch.tensor([True, False]),
     }
     for made in (lambda: (before, {}), never):
-        found, _ = store.tensors("networks", KEY, made)
+        found, _ = store.get("networks", KEY, made)
         assert found.keys() == before.keys()
         for name, value in before.items():
             assert (found[name].dtype, found[name].shape) == (value.dtype, value.shape)
@@ -138,7 +136,7 @@ def wait(*_):
 if moment == "while writing":
     os.replace = wait
 make = wait if moment == "while making" else lambda: (pd.DataFrame({"layer": [0]}), {})
-Store(folder).table({"key": 1}, make)
+Store(folder).get("tables", {"key": 1}, make)
 """
 
 
@@ -161,8 +159,8 @@ def test_a_process_killed_with_the_lock_in_hand_leaves_no_result_and_the_next_on
         child.kill()
         child.wait()
     assert results(store) == []
-    assert store.table({"key": 1}, table)[0].equals(table()[0])
-    assert store.table({"key": 1}, never)[0].equals(table()[0])
+    assert store.get("tables", {"key": 1}, table)[0].equals(table()[0])
+    assert store.get("tables", {"key": 1}, never)[0].equals(table()[0])
     assert not list(store.folder.rglob("*.draft"))
 
 
@@ -181,7 +179,7 @@ def make():
 open(f"{marks}/ready-{os.getpid()}", "w").close()
 while not os.path.exists(f"{marks}/go"):
     time.sleep(0.001)
-print(Store(folder).table({"key": 1}, make)[0]["layer"][0])
+print(Store(folder).get("tables", {"key": 1}, make)[0]["layer"][0])
 """
 
 
@@ -338,4 +336,4 @@ def test_a_file_with_the_result_of_another_key_is_refused_by_name(store):
     other = store.path("networks", KEY | {"seed": 99})
     shutil.copy(store.path("networks", KEY), other)
     with pytest.raises(DataError, match=rf"{other.name}: expected a whole result, found the result of another key"):
-        store.tensors("networks", KEY | {"seed": 99}, never)
+        store.get("networks", KEY | {"seed": 99}, never)

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from prr import suffix
 from prr.errors import NetworkError
+from prr.graph import suffix
+from prr.graph.suffix import Step, Suffixes, UntraceableError, Whole, changed, execute, main, outputs_of
 from prr.layers import named_tensors, parameter_table, replaced, tensor
 from prr.study import pspnet, unet
-from prr.suffix import Step, Suffixes, UntraceableError, Whole, changed, execute, main, outputs_of
 
 
 class Net(nn.Module):
@@ -310,6 +310,25 @@ def number_of_a_parameter():
     )
 
 
+def number_of_its_data():
+    """The same by way of `data`, another tensor on the same numbers."""
+    step = "weight"
+    return Net(
+        lambda self, x: self.last(self.first(x)) * self.first._parameters[step].data.abs().max().item(),
+        first=conv(1, 3),
+        last=conv(3, 2),
+    )
+
+
+def number_of_a_list():
+    step = "weight"
+    return Net(
+        lambda self, x: self.last(self.first(x)) * torch.stack(tensors=[self.first._parameters[step]]).amax().item(),
+        first=conv(1, 3),
+        last=conv(3, 2),
+    )
+
+
 def hooks_that_share():
     """What one layer gives reaches another beside the graph."""
     model, kept = Net(lambda self, x: self.last(self.first(x)), first=conv(1, 3), last=conv(3, 2)), {}
@@ -331,6 +350,8 @@ def lower_precision():
 
 UNTRACEABLE |= {
     "number of a parameter": number_of_a_parameter,
+    "number of its data": number_of_its_data,
+    "number of a list": number_of_a_list,
     "hooks that share": hooks_that_share,
     "lower precision": lower_precision,
 }
@@ -613,7 +634,7 @@ def test_a_changed_network_shares_all_tensors_but_one(make):
     model, pairs, source, _ = case(make)
     before = snapshot(model)
     for own, new in changes_of(model, pairs, source):
-        copied = changed(model, (own, new))
+        copied = changed(model, own, new)
         assert copied is not model
         assert named_tensors(copied).keys() == named_tensors(model).keys()
         for name, value in named_tensors(copied).items():
@@ -626,7 +647,7 @@ def test_a_changed_network_shares_all_tensors_but_one(make):
 def test_a_tied_tensor_is_changed_wherever_it_stands():
     model = random(tied, 0)
     new = torch.ones_like(model.first.weight)
-    copied = changed(model, (model.first.weight, new))
+    copied = changed(model, model.first.weight, new)
     assert torch.equal(copied.first.weight, new)
     assert copied.second.weight is copied.first.weight
     assert not torch.equal(model.second.weight, new)

@@ -12,10 +12,10 @@ import prr
 from prr.data import Slices
 from prr.errors import DataError, MissingError, OptionError
 from prr.layers import KINDS, tensor
-from prr.study import Experiment, paper, training, transfer
-from prr.study.models import NETWORKS
+from prr.study import Experiment, jobs, networks, paper, pspnet, training, transfer
+from prr.study.networks import draw
 from prr.study.starts import initial
-from prr.study.transfer import ROWS, beside, combinations, draw, gains, in_words, loaded, shares, sizes, summary
+from prr.study.transfer import ROWS, combinations, gains, in_words, loaded, shares, sizes, summary, with_paper_values
 
 CELL = ["network", "parameters", "patients", "row", "seed"]
 
@@ -25,10 +25,16 @@ pytestmark = pytest.mark.usefixtures("phantoms_only")
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
-    """Experiments of two steps, in one store."""
+    """Experiments of few steps, in one store."""
     folder = tmp_path_factory.mktemp("store")
-    options = {"store": folder, "steps": 2, "transfer_steps": 2, "device": "cpu", "progress": False}
+    options = {"store": folder, "steps": 1, "transfer_steps": 2, "device": "cpu", "progress": False}
     return lambda **others: Experiment("smoke", **options | others)
+
+
+def row(run, number=4, **others):
+    """The job of a row by the paper's list."""
+    given = {"network": "pspnet", "parameters": "paper", "patients": 1, "seed": run.seed}
+    return transfer.row(run, row=number, **given | others)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +90,7 @@ def test_every_row_size_seed_and_class_is_there_once(runs):
 
 def test_the_result_is_the_dice_of_the_trained_network_on_the_validation_patients(experiment, fits):
     run = experiment(seed=5)
-    found = run.transfer_row(network="pspnet", parameters="paper", row=1, patients=1, seed=5)
+    found = run.result(row(run, 1))
     part = run.slices("acdc").validation
     prediction = fits[0]["model"](part.images).argmax(1)
     for each in range(4):
@@ -97,75 +103,90 @@ def test_the_result_is_the_dice_of_the_trained_network_on_the_validation_patient
 
 def test_what_is_done_is_not_made_again(experiment, fits, monkeypatch):
     """Interrupted in the fourth row; afterwards that one and the rest are made, and read back the same."""
-    run, made = experiment(seed=2, seeds=1), []
-    original = transfer._trained_dice
+    run, fit = experiment(seed=2, seeds=1), training.fit
 
-    def interrupted(model, data, key, progress):
-        if len(made) == 3:
+    def of_rows():
+        return [call for call in fits if call["steps"] == 2]
+
+    def interrupted(*given, **named):
+        if len(of_rows()) == 3:
             raise KeyboardInterrupt
-        made.append(key)
-        return original(model, data, key, progress)
+        return fit(*given, **named)
 
-    monkeypatch.setattr(transfer, "_trained_dice", interrupted)
+    monkeypatch.setattr(training, "fit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run.transfer()
-    monkeypatch.setattr(transfer, "_trained_dice", original)
+    monkeypatch.setattr(training, "fit", fit)
     fits.clear()
     runs = run.transfer()
-    sources = sum(call["steps"] == 2 and "checkpoints" not in call for call in fits)
-    assert len(fits) - sources == 2 * 11 - 3
+    assert len(of_rows()) == 2 * 11 - 3
     fits.clear()
     pd.testing.assert_frame_equal(run.transfer(), runs)
     assert fits == []
 
 
-def test_all_runs_are_given_to_parallel_jobs_at_once(experiment, monkeypatch, runs):
-    calls = []
-    monkeypatch.setattr(transfer, "together", calls.append)
-    experiment().transfer()
-    assert [len(some) for some in calls] == [2 * 11 * 2]
-    assert {method for _, method, _ in calls[0]} == {"transfer_row"}
+def test_rows_wait_for_the_networks_that_they_load_and_for_nothing_else(experiment):
+    run = experiment(seed=30)
+    first, second = jobs.waves([transfer.table(run)], run.results)
+    sources = {(job.arguments["dataset"], job.arguments["task"]) for job in first if job.function is networks.trained}
+    assert sources == {tuple(each.source.split()) for each in ROWS.values() if " " in each.source}
+    assert len(first) == 2 * (len(sources) + 2 * 3)  # seeds; networks, and rows 1, 8 and 9 of two sizes
+    assert len(second) == 2 * 2 * 8
 
 
 def test_a_reading_experiment_makes_nothing(experiment, runs, fits):
-    pd.testing.assert_frame_equal(experiment().stored().transfer(), runs)
+    pd.testing.assert_frame_equal(experiment(make=False).transfer(), runs)
     with pytest.raises(MissingError):
-        experiment(seed=40).stored().transfer()
+        experiment(seed=40, make=False).transfer()
     assert fits == []
+
+
+def test_provenance_names_a_row_by_its_own_start_and_its_source_by_the_sources(experiment, runs):
+    run = experiment()
+    run.result(row(run, 4))
+    made = run.provenance()[["made", "network", "normalisation", "start", "seed"]]
+    assert made.to_numpy().tolist() == [
+        ["t1 auto-encoding", "pspnet", "zscore", "shared", 0],
+        ["transfer row 4, 1 patients", "pspnet", "zscore", "independent", 0],
+    ]
 
 
 @pytest.mark.parametrize(
     "other",
-    [{"transfer_steps": 3}, {"learning_rate": 0.01}, {"batch_size": 4}, {"pspnet_width": 8}, {"acdc_patients": 5},
+    [{"transfer_steps": 3}, {"learning_rate": 0.01}, {"batch_size": 4}, {"pspnet_width": 16}, {"acdc_patients": 5},
      {"steps": 3}, {"pspnet_start": "independent"}, {"normalisation": "unit"}],
 )  # fmt: skip
 def test_what_decides_a_run_is_in_its_key(experiment, runs, other):
     """Row 4 depends on each of these, its source's steps and start among them; nothing else may be found for it."""
-    with pytest.raises(MissingError):
-        experiment(**other).stored().transfer_row(network="pspnet", parameters="paper", row=4, patients=1, seed=0)
+    assert experiment().holds(row(experiment()))
+    run = experiment(**other)
+    assert not run.holds(row(run))
 
 
-def test_a_run_depends_on_nothing_else(experiment, runs):
+@pytest.mark.parametrize(
+    ("number", "other"),
+    [(1, {"steps": 3}), (1, {"pspnet_start": "independent"}), (8, {"steps": 3}), (4, {"tolerance": 0.1})],
+)
+def test_a_run_depends_on_nothing_else(experiment, runs, number, other):
     """Row 1 loads nothing: neither the list nor the sources' training; row 8 loads a start, not what comes of it."""
-    for row, other in ((1, {"steps": 3}), (1, {"pspnet_start": "independent"}), (8, {"steps": 3})):
-        found = (
-            experiment(**other).stored().transfer_row(network="pspnet", parameters="paper", row=row, patients=1, seed=0)
-        )
-        expected = runs[(runs["row"] == row) & (runs["patients"] == 1) & (runs["seed"] == 0)]
-        assert found["dice"].tolist() == expected["dice"].tolist()
+    run = experiment(make=False, **other)
+    expected = runs[(runs["row"] == number) & (runs["patients"] == 1) & (runs["seed"] == 0)]
+    assert run.result(row(run, number))["dice"].tolist() == expected["dice"].tolist()
 
 
 # ------------------------------------------------------------------ one row
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_a_row_begins_with_what_it_loads_and_keeps_what_it_freezes(experiment, fits, row):
+@pytest.mark.parametrize("number", ROWS)
+def test_a_row_begins_with_what_it_loads_and_keeps_what_it_freezes(experiment, fits, number):
     run = experiment(seed=3, seeds=1)
-    run.transfer_row(network="pspnet", parameters="paper", row=row, patients=2, seed=3)
-    call, (_, source, frozen) = fits[-1], ROWS[row]
-    own = initial("pspnet", 4, "independent", "transfer", "segmentation", 3)
-    if source:
-        giver = run.start("pspnet", seed=3) if source == "start" else run.model("pspnet", *source.split())
+    run.result(row(run, number, patients=2))
+    call, (_, source, frozen) = fits[-1], ROWS[number]
+    own = initial("pspnet", 8, "independent", "transfer", "segmentation", 3)
+    if source == "start":
+        giver = run.result(networks.start(run, "pspnet"))
+    elif source:
+        giver = run.model("pspnet", *source.split())
     listed = set(paper.not_reusable()[["kind", "name"]].itertuples(index=False, name=None))
     for kind, name in prr.parameter_table(own)[["kind", "name"]].itertuples(index=False):
         is_loaded = bool(source) and (kind, name) not in listed
@@ -179,8 +200,8 @@ def test_a_row_begins_with_what_it_loads_and_keeps_what_it_freezes(experiment, f
 
 def test_all_rows_and_sizes_of_a_seed_share_start_order_and_validation(experiment, fits):
     run = experiment(seed=4, seeds=1)
-    for row, count in ((1, 1), (1, 2), (9, 1)):
-        run.transfer_row(network="pspnet", parameters="paper", row=row, patients=count, seed=4)
+    for number, count in ((1, 1), (1, 2), (9, 1)):
+        run.result(row(run, number, patients=count))
     assert len({call["seed"] for call in fits}) == 1
     assert len({call["start"]["encoder.conv1.weight"].sum().item() for call in fits}) == 1  # listed: never loaded
     held_out = {tuple(call["data"].validation.patient.unique().tolist()) for call in fits}
@@ -189,57 +210,73 @@ def test_all_rows_and_sizes_of_a_seed_share_start_order_and_validation(experimen
 
 def test_the_start_alone_is_the_sources_start_and_not_the_targets(experiment):
     run = experiment()
-    start, other = run.start("pspnet", "t1", "auto-encoding", seed=0), run.start("pspnet", "rvsc", seed=0)
+    start, other = (
+        run.result(networks.start(run, "pspnet", *each)) for each in (("t1", "auto-encoding"), ("rvsc", "segmentation"))
+    )
     assert torch.equal(start.encoder.conv1.weight, other.encoder.conv1.weight)
-    own = initial("pspnet", 4, "independent", "transfer", "segmentation", 0)
+    own = initial("pspnet", 8, "independent", "transfer", "segmentation", 0)
     assert not torch.equal(start.encoder.conv1.weight, own.encoder.conv1.weight)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"row": 12}, "row 12: expected 1 to 11"),
+        ({"row": 12}, "row 12: expected one of 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11"),
         ({"network": "unet"}, "the paper lists PSPNet's alone; take 'inferred'"),
         ({"parameters": "mine"}, "'mine': expected paper or inferred"),
-        ({"network": "resnet"}, "'resnet'"),
+        ({"network": "resnet"}, "network 'resnet': expected one of unet, pspnet"),
         ({"patients": 0}, "patients=0: expected 1 to 2"),
         ({"patients": 3}, "patients=3: expected 1 to 2"),
         ({"seed": -1}, "seed=-1"),
     ],
 )
-def test_a_run_that_can_not_be_is_refused_by_name(experiment, arguments, message):
+def test_a_run_that_can_not_be_is_refused_by_name_before_it_begins(experiment, arguments, message):
     call = {"network": "pspnet", "parameters": "paper", "row": 9, "patients": 1, "seed": 6} | arguments
-    with pytest.raises(OptionError, match=message.replace("(", r"\(")):
-        experiment().transfer_row(**call)
+    with pytest.raises(OptionError, match=message):
+        transfer.row(experiment(), **call)
 
 
 # ------------------------------------------------------------------------- lists
 
 
 def test_the_papers_list_loads_123_of_134_pairs(experiment):
-    chosen = loaded(experiment(), "pspnet", "paper")
+    run = experiment()
+    chosen = run.result(loaded(run, "pspnet", "paper"))
     assert chosen["kind"].value_counts().to_dict() == {"W": 20, "B": 1, "RM": 24, "RV": 26, "RW": 26, "RB": 26}
-    found = shares(experiment()).set_index("counted")
+    found = shares(run).set_index("counted")
     assert found.loc["pairs of kind and layer", ["loaded", "total"]].tolist() == [123, 134]
-    model = NETWORKS["pspnet"](4)
+    model = pspnet(8)
     numbers = sum(p.numel() for p in model.parameters()) + sum(b.numel() for b in model.buffers() if b.ndim)
     kept = {f"{row.name}.{KINDS[row.kind][1]}" for row in paper.not_reusable().itertuples()}
     left_out = sum(value.numel() for name, value in model.state_dict().items() if name in kept)
     assert found.loc["numbers", ["loaded", "total"]].tolist() == [numbers - left_out, numbers]
 
 
-def test_the_inferred_list_is_what_the_sweep_finds_reusable(experiment, monkeypatch):
+def test_the_inferred_list_is_what_a_sweep_finds_reusable_in_the_networks_order():
     sweep = pd.DataFrame(
-        [("W", 1, "down.0.conv1", -0.01, 0.05), ("W", 2, "down.0.conv2", 0.0, 0.06), ("RM", 2, "down.0.bn2", 0.2, 0.3),
-         ("RV", 2, "down.0.bn2", 0.0, 0.0)], columns=["kind", "layer", "name", "low", "high"],
+        [("RV", 2, "down.0.bn2", 0.0, 0.0), ("W", 1, "down.0.conv1", -0.01, 0.05), ("RM", 2, "down.0.bn2", 0.2, 0.3),
+         ("W", 2, "down.0.conv2", 0.0, 0.06)], columns=["kind", "layer", "name", "low", "high"],
     )  # fmt: skip
-    monkeypatch.setattr(Experiment, "sweep", lambda self, network: sweep)
-    chosen = loaded(experiment(), "unet", "inferred")
-    found = list(chosen[["kind", "name"]].itertuples(index=False, name=None))
-    assert sorted(found) == [("RV", "down.0.bn2"), ("W", "down.0.conv1")]
-    monkeypatch.setattr(Experiment, "sweep", lambda self, network: sweep.assign(high=1.0))
-    with pytest.raises(OptionError, match="nothing reusable"):
-        loaded(experiment(), "unet", "inferred")
+    found = transfer.inferred_list(sweep, 0.05, "unet", 2)
+    assert found[["kind", "name"]].to_numpy().tolist() == [["W", "down.0.conv1"], ["RV", "down.0.bn2"]]
+    assert found["size"].tolist() == [2 * 9, 2]
+    wider = transfer.inferred_list(sweep, 0.06, "unet", 2)
+    assert set(wider["name"]) - set(found["name"]) == {"down.0.conv2"}
+    with pytest.raises(OptionError, match="transfer_list='inferred' for unet: its sweep finds nothing reusable"):
+        transfer.inferred_list(sweep.assign(high=1.0), 0.05, "unet", 2)
+
+
+def test_the_inferred_list_follows_the_runs_sweep_and_tolerance(experiment):
+    sweep = experiment().sweep("unet")
+    tolerance = float(sweep["high"].median())
+    run = experiment(tolerance=tolerance, transfer_network="unet", transfer_list="inferred")
+    passing = sweep[sweep["high"] <= tolerance]
+    assert 0 < len(passing) < len(sweep)
+    chosen = run.result(loaded(run, "unet", "inferred"))
+    assert {*zip(chosen["kind"], chosen["name"], strict=True)} == {*zip(passing["kind"], passing["name"], strict=True)}
+    assert shares(run)["loaded"].tolist() == [len(passing), chosen["size"].sum()]
+    other, given = experiment(), {"network": "unet", "parameters": "inferred"}
+    assert row(run, **given).digest != row(other, **given).digest
 
 
 @pytest.mark.parametrize(
@@ -348,7 +385,7 @@ def test_the_papers_value_stands_beside_ours_cell_by_cell():
     values = {
         ({10: 3, 50: 30}[row.patients], row.row, 0): row[6:10] for row in paper.transfer().itertuples()
     }  # fmt: skip
-    found = beside(summary(table(values)))
+    found = with_paper_values(summary(table(values)))
     classes = found[found["class"].isin(range(4))]
     assert len(classes) == 2 * 7 * 4
     assert (classes["dice"] == classes["paper"]).all()
@@ -361,7 +398,7 @@ def test_the_papers_value_stands_beside_ours_cell_by_cell():
 
 def test_what_the_paper_has_not_is_left_empty():
     values = {(count, row, 0): (0.5,) * 4 for count in (10, 50) for row in ROWS}
-    ours, unet = beside(summary(table(values))), beside(summary(table(values, network="unet")))
+    ours, unet = with_paper_values(summary(table(values))), with_paper_values(summary(table(values, network="unet")))
     assert set(ours.loc[ours["paper"].isna() & (ours["class"] == "mean"), "row"]) == {8, 9, 10, 11}
     assert unet["paper"].isna().all()
 
@@ -380,11 +417,11 @@ def test_words_name_the_rows_whose_interval_leaves_0_out():
 
 def test_a_row_whose_list_freezes_everything_is_scored_as_loaded(experiment, fits, monkeypatch):
     run = experiment()
-    every = prr.parameter_table(run.start("unet"))[["kind", "layer", "name", "size"]]
+    every = run.job(transfer.all_but, listed=[], network="unet", width=run.profile.unet_width)
     monkeypatch.setattr(transfer, "loaded", lambda *arguments: every)
-    row = run.transfer_row(network="unet", parameters="inferred", row=10, patients=1, seed=0)
+    found = run.result(row(run, 10, network="unet", parameters="inferred"))
     assert not [call for call in fits if not any(each.requires_grad for each in call["model"].parameters())]
     source, part = run.model("unet", task="auto-encoding"), run.slices("acdc").validation
-    found = prr.dice(prr.reuse.predict(source, part.images).argmax(1), part.masks, part.patient)
+    expected = prr.dice(prr.reuse.predict(source, part.images).argmax(1), part.masks, part.patient)
     # memory layouts differ, and a pixel of two equal logits may fall either way
-    assert row["dice"].to_numpy() == pytest.approx(found.groupby("class")["dice"].mean(), abs=1e-3)
+    assert found["dice"].to_numpy() == pytest.approx(expected.groupby("class")["dice"].mean(), abs=1e-3)

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import html
+import inspect
 import json
 import warnings
 from types import SimpleNamespace
@@ -23,10 +24,12 @@ from prr.layers import tensor
 from prr.verdict import (
     NOT_REUSABLE,
     REUSABLE,
+    SHARE,
+    TOLERANCE,
     UNDECIDED,
     Verdict,
-    jointly,
     judge,
+    largest_joint_set,
     layer_verdicts,
     reusable_network,
     shares,
@@ -147,6 +150,36 @@ def test_a_network_is_wholly_reusable_in_itself(target):
     assert "is reusable" in str(verdict)
 
 
+def test_half_precision_is_for_the_sweep_and_what_is_taken_together_is_scored_in_32_bits(target):
+    def score(output, data):
+        return closeness(output, data) / 4  # so that rounding moves the target's own by less than is refused
+
+    source = shifted(target, 0.01)
+    exact, half = (judge(target, source, Patients, score=score, tolerance=1.0, bfloat16=on) for on in (False, True))
+    swept = prr.sweep(target, source, Patients, score=score, bfloat16=True)
+    pd.testing.assert_frame_equal(half.layers[list(swept.columns)], swept, check_exact=True)
+    assert not half.layers["score"].equals(exact.layers["score"])
+    assert len(half.layers) == half.joint["layers"].iloc[0] == exact.joint["layers"].iloc[0]  # the same pairs, all
+    pd.testing.assert_frame_equal(half.joint, exact.joint, check_exact=True)
+    assert half.made["judged by"] == f"{exact.made['judged by']}, swept in bfloat16"
+
+
+def test_half_precision_that_moves_the_score_is_refused(target):
+    with pytest.raises(NetworkError, match=r"bfloat16: expected the target's score within 0\.001 of"):
+        judge(target, target, Patients, score=lambda *given: 100 * closeness(*given), bfloat16=True)
+
+
+def test_the_tolerance_and_the_share_are_said_once():
+    defaults = {
+        (function.__name__, name): each.default
+        for function in (judge, layer_verdicts, shares, reusable_network)
+        for name, each in inspect.signature(function).parameters.items()
+    }
+    assert defaults["judge", "tolerance"] is defaults["layer_verdicts", "tolerance"] is TOLERANCE
+    assert defaults["judge", "share"] is defaults["reusable_network", "share"] is SHARE
+    assert TOLERANCE in defaults["shares", "tolerances"]
+
+
 def test_a_far_source_makes_it_not_reusable_and_its_kernels_are_retrained(target):
     verdict = judge(target, shifted(target, 5.0), Patients, score=closeness)
     assert verdict.reusable_network is False
@@ -194,7 +227,7 @@ def test_recalibration_alone_can_save_a_plan(target):
         source[0].weight *= 3  # batch norm undoes it, once its statistics are those of the new feature maps
         source[1].running_mean *= 3
     verdict = judge(target, source, Patients, score=closeness, tolerance=0.5, kinds=["W", "RM"])
-    first = jointly(target, source, Patients, verdict.layers, 0.05, {"score": closeness})
+    first = largest_joint_set(target, source, Patients, verdict.layers, 0.05, {"score": closeness})
     assert first["recalibrated"].tolist()[:2] == [False, True]
     assert (first["verdict"] == REUSABLE).tolist()[:2] == [False, True]
     plan = dataclasses.replace(verdict, joint=first, layers=verdict.layers.assign(verdict=REUSABLE)).plan()
@@ -244,7 +277,7 @@ def test_recalibration_is_planned_where_kernels_alone_were_judged(target):
     with torch.no_grad():
         source[0].weight *= 3  # batch norm undoes it
     verdict = judge(target, source, Patients, score=closeness, tolerance=0.5, kinds=["W"])
-    first = jointly(target, source, Patients, verdict.layers, 0.05, {"score": closeness})
+    first = largest_joint_set(target, source, Patients, verdict.layers, 0.05, {"score": closeness})
     plan = dataclasses.replace(verdict, joint=first, layers=verdict.layers.assign(verdict=REUSABLE)).plan()
     actions = plan.set_index(["kind", "layer"])["action"]
     assert actions[["W"]].tolist() == ["reuse", "reuse"]
@@ -306,7 +339,7 @@ def test_the_words_carry_the_numbers_of_the_tables(target):
     ("most", "tried"), [(9, [9]), (5, [9, 4, 6, 5]), (3, [9, 4, 2, 3]), (8, [9, 4, 6, 7, 8]), (0, [9, 4, 2, 1])]
 )
 def test_the_largest_number_that_passes_together_is_found_by_halves_in_order_of_the_intervals(most, tried, monkeypatch):
-    """A joint score that passes, only with recalibration, up to so many pairs."""
+    """A joint score that passes, only with recalibration, up to n pairs."""
     high = [0.04, 0.01, 0.03, 0.02, 0.05, 0.0, 0.045, 0.015, 0.025]
     swept = pd.DataFrame({"kind": "RM", "layer": range(1, 10), "name": list("abcdefghi"), "low": -0.1, "high": high})
     taken = []
@@ -316,10 +349,10 @@ def test_the_largest_number_that_passes_together_is_found_by_halves_in_order_of_
         drop = 0.0 if recalibrated and len(pairs) <= most else 0.5
         return {"score": 1 - drop, "drop": drop, "low": drop, "high": drop}
 
-    monkeypatch.setattr("prr.verdict.joint", joint)
+    monkeypatch.setattr("prr.verdict.joint_transplant", joint)
     layers = layer_verdicts(swept)
     order = "".join(swept.sort_values("high")["name"])
-    table = jointly(nn.BatchNorm2d(1), None, None, layers.sort_values("high"), 0.05, {})
+    table = largest_joint_set(nn.BatchNorm2d(1), None, None, layers.sort_values("high"), 0.05, {})
     assert table["layers"].tolist() == [count for count in tried for _ in "ab"]
     assert taken == [order[:count] for count in table["layers"]]
     pairs = swept[["kind", "layer", "name"]].assign(live=True)
@@ -348,9 +381,9 @@ def test_the_nearest_source_over_the_reusable_kernels_gives_what_is_scored_toget
     assert verdict.layers.query("kind == 'W'")["verdict"].tolist() == [REUSABLE, NOT_REUSABLE]
     assert verdict.sources[["source", "kernels", "drawn"]].values.tolist() == [["near", 1, True], ["far", 1, False]]
     pairs = verdict.layers.query(f"verdict == '{REUSABLE}'")
-    expected = prr.reuse.joint(target, near, Patients, pairs, score=closeness)
+    expected = prr.reuse.joint_transplant(target, near, Patients, pairs, score=closeness)
     assert verdict.joint["drop"].iloc[0] == pytest.approx(expected["drop"])
-    assert expected["drop"] != prr.reuse.joint(target, far, Patients, pairs, score=closeness)["drop"]
+    assert expected["drop"] != prr.reuse.joint_transplant(target, far, Patients, pairs, score=closeness)["drop"]
 
 
 def test_the_nearest_source_is_nearest_by_relative_rmse(target):
@@ -371,7 +404,8 @@ def test_the_nearest_source_is_nearest_by_relative_rmse(target):
     assert verdict.sources["relative"].is_monotonic_increasing
     # what is scored together comes from the nearest source, not from the one that was drawn
     drops = [
-        prr.reuse.joint(target, each, Patients, verdict.layers, score=closeness)["drop"] for each in (large, small)
+        prr.reuse.joint_transplant(target, each, Patients, verdict.layers, score=closeness)["drop"]
+        for each in (large, small)
     ]
     assert verdict.joint["drop"].iloc[0] == pytest.approx(drops[0])
     assert drops[0] != pytest.approx(drops[1])

@@ -2,190 +2,168 @@
 
 The headline is a 2 x 2 of {short connections} x {long connections} in one backbone, crossed with the start
 {independent, shared}, target seeds and source seeds. Around it stand other networks, starts between independent and
-shared, sources that have gone shorter or longer ways, and another task for the source.
+shared, sources that were trained for longer or shorter, and another task for the source.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from prr.donors import DRAWN
-from prr.figures import Words
+from prr.donors import AMOUNTS, DRAWN
 from prr.metrics import crossed_interval
-from prr.study import grid
+from prr.study import grid, transplants
 from prr.study.backbones import CONNECTIONS
-from prr.study.jobs import Call, together
+from prr.study.display import Words
+from prr.study.jobs import Job, derived
 from prr.study.profiles import PROFILES
-from prr.study.starts import pretext
+from prr.study.run import Run
 
-if TYPE_CHECKING:
-    from prr.study.experiment import Experiment
-
-AE = "auto-encoding"
 DISTANCE = 0.25  # relative RMSE at which sources are compared; those of a common start come about so far
 BESIDE = ("unet", "pspnet", "densenet")
 BETWEEN = (0.5, 0.9, 0.99)  # correlations of the starts, between independent and shared
 RATES = (0.25, 4.0)  # times the learning rate of the source
 AS_TRAINED, AT_DISTANCE, BY_NOISE, AT_DICE = "as trained", "at equal distance", "by equal noise", "at nearest Dice"
-PAIR = ["network", "start", "source", "target_seed", "source_seed", "donor"]
+PAIR = ["network", "start", "source", "target_seed", "source_seed", "donor", "steps"]  # labels of a pair of networks
 # of the mean drop over a network's kernels: what is on average more, less where it is negative
 CONTRASTS = {
     "short connections": {"residual": 0.5, "both": 0.5, "plain": -0.5, "long": -0.5},
     "long connections": {"long": 0.5, "both": 0.5, "plain": -0.5, "residual": -0.5},
     "short beside long": {"both": 0.5, "plain": 0.5, "long": -0.5, "residual": -0.5},  # half the difference of both
 }
+Labelled = tuple[dict[str, Any], Job]  # labels of a pair of networks, and the transplants between them
 
 
-class Pair(NamedTuple):
-    """Labels of a comparison, then what makes it: arguments of `Experiment.drops`."""
-
-    network: str
-    start: str
-    source: str  # what is unlike in the source's training, "" for nothing
-    target_seed: int
-    source_seed: int
-    donor: str
-    target: dict[str, Any]
-    giver: dict[str, Any]
-    amount: float | None = None
-    steps: str = "full"  # of the target's training: full or half
-
-    def by(self, small: Experiment) -> Experiment:
-        """The experiment that makes it: what is drawn at random is drawn anew for every target."""
-        return small.variant(seed=self.target_seed) if self.donor in DRAWN else small
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        named = {"network": self.network, "target": self.target, "source": self.giver}
-        return named | {"donor": self.donor, "amount": self.amount}
-
-
-def seeds(run: Experiment, rest: bool = False) -> range:
+def seeds(run: Run, rest: bool = False) -> range:
     """Seeds of targets and of sources; of what is not the headline, with `rest`."""
     return range(run.seed, run.seed + (run.profile.rest_seeds if rest else run.profile.grid_seeds))
 
 
-def is_thinned(run: Experiment) -> bool:
-    """Whether this profile leaves something out that `paper` has."""
-    return run.profile.rest_seeds < run.profile.grid_seeds
+def varied(run: Run) -> tuple[str, ...]:
+    """Networks for which the start and the source's training are varied: all but in a thinned profile."""
+    is_thinned = run.profile.rest_seeds < run.profile.grid_seeds
+    return ("both", "pspnet") if is_thinned else (*CONNECTIONS, *BESIDE)
 
 
-def varied(run: Experiment) -> tuple[str, ...]:
-    """Networks for which the start and the source's training are varied."""
-    return ("both", "pspnet") if is_thinned(run) else (*CONNECTIONS, *BESIDE)
+def table(run: Run) -> Job:
+    """All transplants of kernels.
+
+    Returns:
+        The job of DataFrame[kind, layer, name, patient, score, drop, rmse, relative, network, start, source,
+        target_seed, source_seed, donor, steps, dice]: see `transplants.drops` and `pair`; dice: of the target, mean
+        over patients.
+    """
+    labels, parts = zip(*pairs(run), strict=True)
+    return run.job(gathered, labels=list(labels), parts=list(parts))
 
 
-def pairs(run: Experiment) -> list[Pair]:
+@derived
+def gathered(labels: list[dict[str, Any]], parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """See `table`."""
+    found = []
+    for label, part in zip(labels, parts, strict=True):
+        part = part.dropna(subset="drop")
+        found.append(part.assign(**label, dice=(part["score"] + part["drop"]).mean()))
+    return pd.concat(found, ignore_index=True)
+
+
+# ---------------------------------------------------------------- what is compared
+
+
+def pairs(run: Run) -> list[Labelled]:
     """Every comparison of the chapter, each once."""
-    found = [*headline(run), *equalised(run), *other_networks(run), *other_starts(run), *other_training(run)]
-    return list({repr(pair): pair for pair in found}.values())
+    small = grid.scaled(run)
+    parts = (headline, at_equal_distance, other_networks, other_starts, other_training)
+    return [each for part in parts for each in part(small)]
 
 
-def pair(network: str, start: str | float, target: int, source: int, donor: str = "source", amount: float | None = None,
-         label: str = "", task: str = AE, own_steps: int | None = None, **training: float) -> Pair:  # fmt: skip
+def pair(
+    run: Run, network: str, start: str | float, target_seed: int, source_seed: int, donor: str = "source",
+    half: bool = False, source: str = "", **training: Any,
+) -> Labelled:  # fmt: skip
     """A target by a source that is independent of it or has a start in common with it.
 
     An independent source has its seed alone, so that all targets meet the same sources; another one begins with what it
-    has in common with the target of this seed.
+    has in common with the target. A donor that is drawn is drawn again for every target.
+
+    Args:
+        run: profile and data; scaled by `grid.scaled`.
+        network: see `networks.model`.
+        start: of the source, and of the target where it is a trained network.
+        target_seed: of the network that is judged.
+        source_seed: of the network that gives.
+        donor: what stands in the source's place, see `transplants.drops`; those that take an amount take `DISTANCE`.
+        half: whether the target was trained for half of the steps.
+        source: what differs in the source's training, in words.
+        training: task, steps or learning_rate of the source, where they differ.
+
+    Returns:
+        {network, start, source, target_seed, source_seed, donor, steps}, and the job of `transplants.drops`; steps: of
+        the target's training, full or half.
     """
+    small = grid.scaled(run)
     # one target for all starts that are random: its own is random either way
-    judged = {"start": start if start in ("pretext", "imagenet") else "shared", "seed": target}
-    judged |= {} if own_steps is None else {"steps": own_steps}
-    giver = {"task": task, "start": start, "seed": source, **training}
-    giver |= {} if start == "independent" else {"common": target}
-    steps = "full" if own_steps is None else "half"
-    return Pair(network, str(start), label, target, source, donor, judged, giver, amount, steps)
+    target = grid.target(target_seed) | ({"start": start} if start in ("pretext", "imagenet") else {})
+    if half:
+        target["steps"] = max(1, small.profile.steps // 2)
+    giver = grid.source(source_seed, target_seed, start=start, **training)
+    labels = (network, str(start), source, target_seed, source_seed, donor, "half" if half else "full")
+    by = small.variant(seed=target_seed) if donor in DRAWN else small
+    amount = DISTANCE if donor in AMOUNTS else None
+    return dict(zip(PAIR, labels, strict=True)), transplants.drops(by, network, target, giver, donor, amount)
 
 
-def headline(run: Experiment) -> Iterator[Pair]:
+def headline(run: Run) -> Iterator[Labelled]:
     """Connections by start, every target seed with every source seed."""
     for network, start, *both in itertools.product(CONNECTIONS, ("independent", "shared"), seeds(run), seeds(run)):
-        yield pair(network, start, *both)
+        yield pair(run, network, start, *both)
 
 
-def equalised(run: Experiment) -> Iterator[Pair]:
+def at_equal_distance(run: Run) -> Iterator[Labelled]:
     """The same at equal distance, by noise at that distance, and by targets trained for half the steps."""
-    half = max(1, run.profile.grid_steps // 2)
     for network, seed in itertools.product(CONNECTIONS, seeds(run)):
         for start in ("independent", "shared"):
-            yield pair(network, start, seed, seed, "at", DISTANCE)
-            yield pair(network, start, seed, seed, own_steps=half)
-        yield pair(network, "shared", seed, seed, "noise at", DISTANCE)
+            yield pair(run, network, start, seed, seed, "at")
+            yield pair(run, network, start, seed, seed, half=True)
+        yield pair(run, network, "shared", seed, seed, "noise at")
 
 
-def other_networks(run: Experiment) -> Iterator[Pair]:
+def other_networks(run: Run) -> Iterator[Labelled]:
     """The paper's two networks and a DenseNet, as the headline, at equal distance and by noise."""
     for network, seed in [*itertools.product(BESIDE[:2], seeds(run)), *itertools.product(BESIDE[2:], seeds(run, True))]:
         for start in ("independent", "shared"):
-            yield pair(network, start, seed, seed)
-            yield pair(network, start, seed, seed, "at", DISTANCE)
-        yield pair(network, "shared", seed, seed, "noise at", DISTANCE)
+            yield pair(run, network, start, seed, seed)
+            yield pair(run, network, start, seed, seed, "at")
+        yield pair(run, network, "shared", seed, seed, "noise at")
 
 
-def other_starts(run: Experiment) -> Iterator[Pair]:
+def other_starts(run: Run) -> Iterator[Labelled]:
     """Starts that are common in the encoder alone, learned on textures, or common to a degree."""
     for network, seed in itertools.product(varied(run), seeds(run, rest=True)):
         for start in ("encoder-shared", "pretext", *BETWEEN):
-            yield pair(network, start, seed, seed)
+            yield pair(run, network, start, seed, seed)
     if run.profile.pspnet_start == "imagenet":
-        yield from (pair("pspnet", "imagenet", seed, seed) for seed in seeds(run, rest=True))
+        yield from (pair(run, "pspnet", "imagenet", seed, seed) for seed in seeds(run, rest=True))
 
 
-def other_training(run: Experiment) -> Iterator[Pair]:
-    """Sources of the target's start that went another way: longer or shorter steps, fewer of them, another task."""
-    rate, steps = run.profile.learning_rate, max(1, run.profile.grid_steps // 4)
+def other_training(run: Run) -> Iterator[Labelled]:
+    """Sources of the target's start, trained otherwise: longer or shorter steps, fewer of them, another task."""
+    rate = run.profile.learning_rate
+    others = {f"learning rate x {times:g}": {"learning_rate": rate * times} for times in RATES}
+    others |= {"a quarter of the steps": {"steps": grid.short(grid.scaled(run))}, "denoising": {"task": "denoising"}}
     for network, seed in itertools.product(varied(run), seeds(run, rest=True)):
-        for times in RATES:
-            yield pair(network, "shared", seed, seed, label=f"learning rate x {times:g}", learning_rate=rate * times)
-        yield pair(network, "shared", seed, seed, label="a quarter of the steps", steps=steps)
-        yield pair(network, "shared", seed, seed, label="denoising", task="denoising")
-
-
-# ------------------------------------------------------------------- jobs
-
-
-def networks(run: Experiment) -> Iterator[tuple[Experiment, dict[str, Any]]]:
-    """(experiment, arguments of `model`) of all networks; those that others begin from come first."""
-    small, found = grid.scaled(run), pairs(run)
-    for each in found:
-        if each.start == "pretext":
-            yield small, {"network": each.network, **pretext(each.target_seed)}
-    for each in found:
-        for arguments in (each.target, each.giver):
-            yield small, {"network": each.network, **arguments}
-
-
-def calls(run: Experiment) -> list[Call]:
-    """The transplants, once the networks are there."""
-    small = grid.scaled(run)
-    return [(each.by(small), "drops", each.arguments) for each in pairs(run)]
-
-
-def table(run: Experiment) -> pd.DataFrame:
-    """All transplants of kernels; those in the store are not made again.
-
-    Returns:
-        DataFrame[network, start, source, target_seed, source_seed, donor, steps, dice, kind, layer, name, patient,
-        score, drop, rmse, relative], see `Experiment.drops`; dice: of the target, mean over patients.
-    """
-    together(calls(run))
-    small, parts = grid.scaled(run), []
-    for each in pairs(run):
-        part = each.by(small).drops(**each.arguments).dropna(subset="drop")
-        labels = {name: getattr(each, name) for name in (*PAIR, "steps")}
-        parts.append(part.assign(**labels, dice=(part["score"] + part["drop"]).mean()))
-    return pd.concat(parts, ignore_index=True)
+        for words, training in others.items():
+            yield pair(run, network, "shared", seed, seed, source=words, **training)
 
 
 # ---------------------------------------------------------------- from drops to tables
 
 
-def summary(drops: pd.DataFrame, tolerance: float = 0.05) -> pd.DataFrame:
+def summary(drops: pd.DataFrame, tolerance: float) -> pd.DataFrame:
     """One row per pair.
 
     Args:
@@ -197,21 +175,25 @@ def summary(drops: pd.DataFrame, tolerance: float = 0.05) -> pd.DataFrame:
         relative]: within: kernels whose mean drop over patients is at most the tolerance (a count without an interval);
         drop and relative RMSE: means over kernels.
     """
-    layers = drops.groupby([*PAIR, "steps", "dice", "layer"], sort=False)[["drop", "relative"]].mean().reset_index()
+    layers = drops.groupby([*PAIR, "dice", "layer"], sort=False)[["drop", "relative"]].mean().reset_index()
     layers["within"] = layers["drop"] <= tolerance
     columns = {"kernels": ("layer", "size"), "within": ("within", "sum"), "drop": ("drop", "mean")}
-    grouped = layers.groupby([*PAIR, "steps", "dice"], sort=False)
+    grouped = layers.groupby([*PAIR, "dice"], sort=False)
     return grouped.agg(**columns, relative=("relative", "mean")).reset_index()
 
 
-def overview(drops: pd.DataFrame) -> pd.DataFrame:
-    """Every way to be a source, as trained: means over pairs of networks, without intervals.
+def overview(drops: pd.DataFrame, tolerance: float) -> pd.DataFrame:
+    """Every kind of source, as trained: means over pairs of networks, without intervals.
+
+    Args:
+        drops: from `table`.
+        tolerance: of a kernel's drop.
 
     Returns:
         DataFrame[network, start, source, pairs, dice, kernels, within, drop, relative], see `summary`; pairs counts the
         pairs of networks.
     """
-    table = summary(drops)
+    table = summary(drops, tolerance)
     table = table[(table["donor"] == "source") & (table["steps"] == "full")]
     grouped = table.groupby(["network", "start", "source"], sort=False)
     means = {name: (name, "mean") for name in ("dice", "within", "drop", "relative")}
@@ -265,8 +247,9 @@ def cells(drops: pd.DataFrame) -> pd.DataFrame:
     """Mean drop over the kernels of each network of the 2 x 2 by start.
 
     Returns:
-        DataFrame[at, network, start, drop, low, high]: 95 % intervals over target seeds, source seeds and patients that
-        hold together for all points of one view, `prr.metrics.crossed_interval`; start is noise where noise is swapped.
+        DataFrame[at, network, start, drop, low, high]: 95 % intervals over target seeds, source seeds and patients,
+        simultaneous (max-t) for all points of one view, `prr.metrics.crossed_interval`; start is noise where noise is
+        swapped.
     """
     parts = []
     for at, view in views(drops).items():
@@ -310,7 +293,7 @@ def beside_noise(drops: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         DataFrame[network, start, targets, source, noise, drop, low, high, says]: mean drops over kernels, and their
-        difference with an interval over targets and patients that holds for both starts of a network.
+        difference with an interval over targets and patients, simultaneous for both starts of a network.
     """
     parts = []
     chosen = drops[drops["donor"].isin(["at", "noise at"])]
@@ -353,7 +336,7 @@ def _says(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(says=np.select([table["low"] > 0, table["high"] < 0], ["more", "less"], "undecided"))
 
 
-def left_out(run: Experiment) -> pd.DataFrame:
+def left_out(run: Run) -> pd.DataFrame:
     """DataFrame[what, here, paper]: how this run differs in extent from profile `paper`, for the page."""
     full = PROFILES["paper"]
     names = {

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.densenet import DenseNet
 
-from prr.study.models import NETWORKS, TITLES, DoubleConv, PSPNet, he_initialised
+from prr.study.models import TITLES, DoubleConv, PSPNet, he_initialised, pspnet, unet
 
 LEVELS = 4
+
+
+class Block(DoubleConv):
+    """Two convolutions, and what enters them added to what leaves them if the connection is short."""
+
+    def __init__(self, in_channels: int, out_channels: int, short: bool):
+        super().__init__(in_channels, out_channels)
+        self.short = short
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        if self.short:
+            y = y + functional.pad(x, (0, 0, 0, 0, 0, y.shape[1] - x.shape[1]))  # channels that x lacks are 0
+        return y.relu()
 
 
 class Backbone(nn.Module):
@@ -19,30 +35,23 @@ class Backbone(nn.Module):
 
     def __init__(self, width: int, in_channels: int, out_channels: int, short: bool, long: bool):
         super().__init__()
-        self.short, self.long = short, long
+        self.long = long
         widths = [width * 2**depth for depth in range(LEVELS)]
-        self.down = nn.ModuleList(DoubleConv(*pair) for pair in zip([in_channels, *widths], widths, strict=False))
+        self.down = nn.ModuleList(Block(*pair, short) for pair in zip([in_channels, *widths], widths, strict=False))
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * c, c, 2, stride=2) for c in reversed(widths[:-1]))
-        self.merge = nn.ModuleList(DoubleConv(c, c) for c in reversed(widths[:-1]))
+        self.merge = nn.ModuleList(Block(c, c, short) for c in reversed(widths[:-1]))
         self.classifier = nn.Conv2d(width, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         kept = []
         for block in self.down[:-1]:
-            kept.append(x := self.through(block, x))
+            kept.append(x := block(x))
             x = functional.max_pool2d(x, 2)
-        x = self.through(self.down[-1], x)
+        x = self.down[-1](x)
         for up, block in zip(self.up, self.merge, strict=True):
             x, same = up(x), kept.pop()
-            x = self.through(block, x + same if self.long else x)
+            x = block(x + same if self.long else x)
         return self.classifier(x)
-
-    def through(self, block: DoubleConv, x: Tensor) -> Tensor:
-        """Two convolutions, and what enters them added to what leaves them if connections are short."""
-        y = block.bn2(block.conv2(block.bn1(block.conv1(x)).relu()))
-        if self.short:
-            y = y + functional.pad(x, (0, 0, 0, 0, 0, y.shape[1] - x.shape[1]))  # channels that x lacks are 0
-        return y.relu()
 
 
 def backbone(
@@ -107,22 +116,46 @@ def densenet(width: int = 64, in_channels: int = 1, out_channels: int = 4) -> nn
     return he_initialised(PSPNet(DenseEncoder(width), 2 * width, 2 * width, width, in_channels, out_channels))
 
 
+class Architecture(NamedTuple):
+    """What the study knows of a network.
+
+    Args:
+        make: (width) -> network, (n, 1, h, w) -> (n, 4, h, w).
+        title: how it is written in tables and figures.
+        sized_as: unet or pspnet, whose width and start of a profile it has.
+        features: name of the module whose output the classifier sees.
+    """
+
+    make: Callable[..., nn.Module]
+    title: str
+    sized_as: str
+    features: str
+
+
 CONNECTIONS = {  # short, long
     "plain": (False, False),
     "residual": (True, False),
     "long": (False, True),
     "both": (True, True),
 }
+
+
+def _connected(name: str, title: str) -> Architecture:
+    short, long = CONNECTIONS[name]
+    return Architecture(functools.partial(backbone, short=short, long=long), title, "unet", "merge.2")
+
+
+# A new network takes a function that makes it, and a line here.
 ARCHITECTURES = {
-    **NETWORKS,
-    **{name: functools.partial(backbone, short=short, long=long) for name, (short, long) in CONNECTIONS.items()},
-    "densenet": densenet,
+    "unet": Architecture(unet, TITLES["unet"], "unet", "up.3.block"),
+    "pspnet": Architecture(pspnet, TITLES["pspnet"], "pspnet", "fuse"),
+    "plain": _connected("plain", "no connections"),
+    "residual": _connected("residual", "short"),
+    "long": _connected("long", "long"),
+    "both": _connected("both", "short and long"),
+    "densenet": Architecture(densenet, "DenseNet", "pspnet", "fuse"),
 }
-NAMES = TITLES | {
-    "plain": "no connections", "residual": "short", "long": "long", "both": "short and long", "densenet": "DenseNet",
-}  # fmt: skip
-# whose width each has in a profile
-SIZED_AS = {name: "pspnet" if name in ("pspnet", "densenet") else "unet" for name in ARCHITECTURES}
+NAMES = {name: each.title for name, each in ARCHITECTURES.items()}
 ENCODERS = ("down.", "encoder.")  # how the names of an encoder's parameters begin
 
 
@@ -130,4 +163,4 @@ def random(network: str, width: int, seed: int) -> nn.Module:
     """An untrained network from a seed; the global generator stays as it was."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return ARCHITECTURES[network](width)
+        return ARCHITECTURES[network].make(width)

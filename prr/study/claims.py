@@ -1,25 +1,29 @@
-"""How each claim of the paper is tested: a function of the results that gives the claim's leaves.
+"""How each claim of the paper is tested: a function that bears the claim's name and gives its leaves.
 
-What is claimed stands in data/paper/claims.csv, by the same names. A leaf is one layer that the paper lists, one
-ordering that it states, one number that it prints; the rules that decide it are in `prr.study.rules`.
+What is claimed stands in data/paper/claims.csv: the test of `unet-w` is `unet_w`, and `NAME_at_equal` asks the same
+where start and distance are equal. A test's parameters name what it needs, as in `EVIDENCE`, or the run's `tolerance`;
+nothing else reaches it. A leaf is one layer that the paper lists, one ordering that it states, one number that it
+prints; the rules that decide it are in `prr.study.rules`.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
 from prr.errors import MissingError
-from prr.study import architecture, paper, sources, transfer
-from prr.study.models import TITLES
-from prr.study.results import DOSES, Results
+from prr.layers import parameter_table
+from prr.study import architecture, measures, paper, sources, transfer, transplants
+from prr.study.jobs import Job, stack
+from prr.study.models import TITLES, pspnet
+from prr.study.networks import SIX, TARGET
 from prr.study.rules import (
     ABSENT,
     NO,
-    TOLERANCE,
+    TOLERANCES,
     UNSURE,
     YES,
     Leaf,
@@ -36,125 +40,147 @@ from prr.study.rules import (
     over_seeds,
     patternless,
 )  # fmt: skip
+from prr.study.run import Run
 from prr.verdict import NOT_REUSABLE, REUSABLE, layer_verdicts, reusable_network
 
-TESTS: dict[str, Callable[[Results], Iterable[Leaf]]] = {}
-EQUAL: dict[str, Callable[[Results], Iterable[Leaf]]] = {}  # the same claims where start and distance are equal
+DOSES = {f"{part:g} of the way to the source": part for part in (0.1, 0.3)} | {"noise of the source's RMSE": "noise"}
+SOURCES = {label: each for label, each in SIX.items() if label != TARGET}
 
 
-def test_of(claim: str) -> Callable:
-    """Register the test of a claim."""
-    return lambda function: TESTS.setdefault(claim, function)
+# --------------------------------------------------------------------- evidence
 
 
-def at_equal(claim: str) -> Callable:
-    """Register the test of a claim where start and distance are equal."""
-    return lambda function: EQUAL.setdefault(claim, function)
+def _layer_1(run: Run, network: str) -> Job:
+    """Sweeps of layer 1 alone, under both normalisations of the input."""
+    inputs = {each: run.variant(normalisation=each) for each in ("zscore", "unit")}
+    return stack(({"input": each}, transplants.sweep(other, network, layers=[1])) for each, other in inputs.items())
+
+
+def _doses(run: Run, network: str) -> Job:
+    """Kernels moved part of the way to ACDC auto-encoding, or by noise of the same RMSE."""
+    return stack(({"dose": what}, transplants.sweep(run, network, ["W"], dose=dose)) for what, dose in DOSES.items())
+
+
+def _by_source(run: Run, network: str) -> Job:
+    """Kernels of ACDC segmentation by those of each other network."""
+    return stack(
+        ({"source": label}, transplants.sweep(run, network, ["W"], source=each)) for label, each in SOURCES.items()
+    )
+
+
+EVIDENCE: dict[str, Callable[[Run], Job]] = {
+    "sweep_unet": lambda run: transplants.sweep(run, "unet"),
+    "sweep_pspnet": lambda run: transplants.sweep(run, "pspnet"),
+    "layer_1_unet": lambda run: _layer_1(run, "unet"),
+    "layer_1_pspnet": lambda run: _layer_1(run, "pspnet"),
+    "doses_unet": lambda run: _doses(run, "unet"),
+    "by_source_unet": lambda run: _by_source(run, "unet"),
+    "by_source_pspnet": lambda run: _by_source(run, "pspnet"),
+    "joint_unet": lambda run: transplants.joint(run, "unet"),
+    "joint_pspnet": lambda run: transplants.joint(run, "pspnet"),
+    "rmse_unet": lambda run: measures.rmse(run, "unet"),
+    "rmse_pspnet": lambda run: measures.rmse(run, "pspnet"),
+    "shift_unet": lambda run: measures.shift_scale(run, "unet"),
+    "shift_pspnet": lambda run: measures.shift_scale(run, "pspnet"),
+    "algebra_unet": lambda run: measures.algebra(run, "unet"),
+    "branches_pspnet": lambda run: measures.branches(run, "pspnet"),
+    "pairs_unet": lambda run: sources.over_seeds(run, "unet"),
+    "pairs_pspnet": lambda run: sources.over_seeds(run, "pspnet"),
+    "few_unet": lambda run: sources.over_seeds(run, "unet", run.profile.few_patients),
+    "few_pspnet": lambda run: sources.over_seeds(run, "pspnet", run.profile.few_patients),
+    "transfer_runs": transfer.table,
+    "architecture_drops": architecture.table,
+}
 
 
 # ------------------------------------------------------- reuse layer by layer
 
 
-@test_of("unet-w")
-def _(results: Results) -> list[Leaf]:
-    return layers(results.sweep("unet"), "W", None)
+def unet_w(sweep_unet: pd.DataFrame, tolerance: float) -> list[Leaf]:
+    return layers(sweep_unet, "W", tolerance, None)
 
 
-@test_of("unet-b")
-def _(results: Results) -> list[Leaf]:
-    return layers(results.sweep("unet"), "B", (1,))
+def unet_b(sweep_unet: pd.DataFrame, tolerance: float) -> list[Leaf]:
+    return layers(sweep_unet, "B", tolerance, (1,))
 
 
-@test_of("unet-rw-rb")
-def _(results: Results) -> list[Leaf]:
-    return [leaf for kind in ("RW", "RB") for leaf in layers(results.sweep("unet"), kind)]
+def unet_rw_rb(sweep_unet: pd.DataFrame, tolerance: float) -> list[Leaf]:
+    return [leaf for kind in ("RW", "RB") for leaf in layers(sweep_unet, kind, tolerance)]
 
 
-@test_of("unet-rm-depth")
-def _(results: Results) -> list[Leaf]:
-    part = results.sweep("unet").query("kind == 'RM'")
+def unet_rm_depth(sweep_unet: pd.DataFrame) -> list[Leaf]:
+    part = sweep_unet.query("kind == 'RM'")
     return [falling("rank correlation of the drop with depth", part["layer"], part["drop"])]
 
 
-@test_of("unet-rv-pattern")
-def _(results: Results) -> list[Leaf]:
-    part = results.sweep("unet").query("kind == 'RV'")
+def unet_rv_pattern(sweep_unet: pd.DataFrame) -> list[Leaf]:
+    part = sweep_unet.query("kind == 'RV'")
     return [patternless("rank correlation of the drop with depth", part["layer"], part["drop"])]
 
 
-@test_of("unet-w-b")
-def _(results: Results) -> list[Leaf]:
-    drop = _drops(results.sweep("unet"))
+def unet_w_b(sweep_unet: pd.DataFrame) -> list[Leaf]:
+    drop = _drops(sweep_unet)
     return [means("mean drop of W over that of B", drop["W"], drop["B"], paired=True)]
 
 
-@test_of("slight-change")
-def _(results: Results) -> list[Leaf]:
-    found = []
-    for dose in DOSES:
-        judged = layer_verdicts(results.dose("unet", dose), TOLERANCE["drop"])
-        what = "noise of the source's RMSE" if dose == "noise" else f"{dose:g} of the way to the source"
-        found.append(most(f"{what}: not reusable in most layers", judged["verdict"] == NOT_REUSABLE))
-    return found
+def slight_change(doses_unet: pd.DataFrame, tolerance: float) -> list[Leaf]:
+    judged = layer_verdicts(doses_unet, tolerance)
+    return [
+        most(f"{what}: not reusable in most layers", part["verdict"] == NOT_REUSABLE)
+        for what, part in judged.groupby("dose", sort=False)
+    ]
 
 
-@test_of("pspnet-rm")
-def _(results: Results) -> list[Leaf]:
-    return layers(results.sweep("pspnet"), "RM", _listed("RM"))
+def pspnet_rm(sweep_pspnet: pd.DataFrame, tolerance: float) -> list[Leaf]:
+    return layers(sweep_pspnet, "RM", tolerance, _listed("RM"))
 
 
-@test_of("pspnet-rv-rw-rb")
-def _(results: Results) -> list[Leaf]:
-    return [leaf for kind in ("RV", "RW", "RB") for leaf in layers(results.sweep("pspnet"), kind)]
+def pspnet_rv_rw_rb(sweep_pspnet: pd.DataFrame, tolerance: float) -> list[Leaf]:
+    return [leaf for kind in ("RV", "RW", "RB") for leaf in layers(sweep_pspnet, kind, tolerance)]
 
 
-@test_of("pspnet-w")
-def _(results: Results) -> list[Leaf]:
-    return layers(_encoder(results.sweep("pspnet")), "W", _listed("W"))
+def pspnet_w(sweep_pspnet: pd.DataFrame, tolerance: float) -> list[Leaf]:
+    return layers(_encoder(sweep_pspnet), "W", tolerance, _listed("W"))
 
 
-@test_of("pspnet-w-pattern")
-def _(results: Results) -> list[Leaf]:
-    kernels = layer_verdicts(_encoder(results.sweep("pspnet")), TOLERANCE["drop"]).query("kind == 'W' and layer > 1")
+def pspnet_w_pattern(sweep_pspnet: pd.DataFrame, tolerance: float) -> list[Leaf]:
+    kernels = layer_verdicts(_encoder(sweep_pspnet), tolerance).query("kind == 'W' and layer > 1")
     failed = kernels[kernels["verdict"] == NOT_REUSABLE]
     if failed.empty:
         return [open_("no other layer fails", 0, UNSURE)]
     return [most("of those that fail, most fit", failed["name"].str.fullmatch(r"encoder\.layer[234]\.0\.conv[12]"))]
 
 
-@test_of("pspnet-b")
-def _(results: Results) -> list[Leaf]:
-    return layers(results.sweep("pspnet"), "B")
+def pspnet_b(sweep_pspnet: pd.DataFrame, tolerance: float) -> list[Leaf]:
+    return layers(sweep_pspnet, "B", tolerance)
 
 
-def _first_layer(network: str) -> Callable:
-    def leaves(results: Results) -> Iterator[Leaf]:
-        yield from layers(results.sweep(network).query("layer == 1"), "W", None)
-        for normalisation in ("zscore", "unit"):
-            yield from layers(results.first_layer(network, normalisation), "RM", None, f"input {normalisation}: ")
-
-    return leaves
+def first_layer_unet(sweep_unet: pd.DataFrame, layer_1_unet: pd.DataFrame, tolerance: float) -> list[Leaf]:
+    return _first_layer(sweep_unet, layer_1_unet, tolerance)
 
 
-for _network_name in TITLES:
-    TESTS[f"first-layer-{_network_name}"] = _first_layer(_network_name)
+def first_layer_pspnet(sweep_pspnet: pd.DataFrame, layer_1_pspnet: pd.DataFrame, tolerance: float) -> list[Leaf]:
+    return _first_layer(sweep_pspnet, layer_1_pspnet, tolerance)
 
 
-@test_of("hurts-unet-more")
-def _(results: Results) -> list[Leaf]:
-    unet, pspnet = results.sweep("unet"), results.sweep("pspnet")
-    found = [means("mean drop, all kinds", unet["drop"], pspnet["drop"])]
-    first, second = _drops(unet), _drops(pspnet)
-    return [*found, means("mean drop, kernels", first["W"], second["W"])]
+def _first_layer(swept: pd.DataFrame, by_input: pd.DataFrame, tolerance: float) -> list[Leaf]:
+    found = layers(swept.query("layer == 1"), "W", tolerance, None)
+    for normalisation, part in by_input.groupby("input", sort=False):
+        judged = layers(part, "RM", tolerance, None)
+        found += [each._replace(leaf=f"input {normalisation}: {each.leaf}") for each in judged]
+    return found
 
 
-@at_equal("hurts-unet-more")
-def _(results: Results) -> list[Leaf]:
-    drops = results.architecture()
+def hurts_unet_more(sweep_unet: pd.DataFrame, sweep_pspnet: pd.DataFrame) -> list[Leaf]:
+    found = [means("mean drop, all kinds", sweep_unet["drop"], sweep_pspnet["drop"])]
+    return [*found, means("mean drop, kernels", _drops(sweep_unet)["W"], _drops(sweep_pspnet)["W"])]
+
+
+def hurts_unet_more_at_equal(architecture_drops: pd.DataFrame) -> list[Leaf]:
     return [
         _of_seeds(above(f"mean drop of UNet's kernels over that of PSPNet's, {what}", *gap), seeds)
         for what, donor in (("towards the source", "at"), ("by noise", "noise at"))
-        for gap, seeds in [architecture.difference(drops, "unet", "pspnet", donor)]
+        for gap, seeds in [architecture.difference(architecture_drops, "unet", "pspnet", donor)]
     ]
 
 
@@ -163,19 +189,17 @@ def _of_seeds(leaf: Leaf, seeds: int) -> Leaf:
     return leaf._replace(seeds=seeds, verdict=leaf.verdict if seeds > 1 else UNSURE)
 
 
-@test_of("connections")
-def _(results: Results) -> list[Leaf]:
-    return _connections(results, {architecture.AS_TRAINED: ("independent start", "shared start")})
+def connections(architecture_drops: pd.DataFrame) -> list[Leaf]:
+    return _connections(architecture_drops, {architecture.AS_TRAINED: ("independent start", "shared start")})
 
 
-@at_equal("connections")
-def _(results: Results) -> list[Leaf]:
-    return _connections(results, {architecture.AT_DISTANCE: ("shared start",), architecture.BY_NOISE: ("noise",)})
+def connections_at_equal(architecture_drops: pd.DataFrame) -> list[Leaf]:
+    views = {architecture.AT_DISTANCE: ("shared start",), architecture.BY_NOISE: ("noise",)}
+    return _connections(architecture_drops, views)
 
 
-def _connections(results: Results, views: dict[str, Sequence[str]]) -> list[Leaf]:
+def _connections(drops: pd.DataFrame, views: dict[str, Sequence[str]]) -> list[Leaf]:
     """Short connections lower the mean drop over kernels; long ones raise it, for else they do good or nothing."""
-    drops = results.architecture()
     table = architecture.contrasts(drops).set_index(["at", "contrast"])[["drop", "low", "high"]]
     seeds = drops.loc[drops["network"] == "plain", "target_seed"].nunique()
     return [
@@ -185,159 +209,152 @@ def _connections(results: Results, views: dict[str, Sequence[str]]) -> list[Leaf
     ]
 
 
-@test_of("rm-rv-matter")
-def _(results: Results) -> list[Leaf]:
+def rm_rv_matter(sweep_unet: pd.DataFrame, sweep_pspnet: pd.DataFrame) -> list[Leaf]:
     return [
         means(f"{title}: mean drop of {strong} over that of {weak}", drop[strong], drop[weak], paired=True)
-        for network, title in TITLES.items()
-        for drop in [_drops(results.sweep(network))]
+        for title, drop in _titled(_drops(sweep_unet), _drops(sweep_pspnet))
         for strong, weak in itertools.product(("RM", "RV"), ("RW", "RB"))
     ]
 
 
-@test_of("assumed-shift")
-def _(results: Results) -> list[Leaf]:
-    shifts = ((title, results.shift(network)) for network, title in TITLES.items())
-    return [most(f"{title}: MRM above MRB in most layers", table["MRM"] > table["MRB"]) for title, table in shifts]
-
-
-@test_of("assumed-scale")
-def _(results: Results) -> list[Leaf]:
-    shifts = ((title, results.shift(network)) for network, title in TITLES.items())
+def assumed_shift(shift_unet: pd.DataFrame, shift_pspnet: pd.DataFrame) -> list[Leaf]:
     return [
-        most(f"{title}: |log MRV| above |log MRW| in most layers", table["MRV_log"] > table["MRW_log"])
-        for title, table in shifts
+        most(f"{title}: MRM above MRB in most layers", table["MRM"] > table["MRB"])
+        for title, table in _titled(shift_unet, shift_pspnet)
     ]
 
 
-@test_of("sensitivity-depth")
-def _(results: Results) -> list[Leaf]:
-    sweep, shift = results.sweep("unet"), results.shift("unet")
+def assumed_scale(shift_unet: pd.DataFrame, shift_pspnet: pd.DataFrame) -> list[Leaf]:
+    return [
+        most(f"{title}: |log MRV| above |log MRW| in most layers", table["MRV_log"] > table["MRW_log"])
+        for title, table in _titled(shift_unet, shift_pspnet)
+    ]
+
+
+def sensitivity_depth(sweep_unet: pd.DataFrame, shift_unet: pd.DataFrame) -> list[Leaf]:
     found = []
     for kind in ("RM", "RB"):
-        table = sweep[sweep["kind"] == kind].merge(shift, on=["layer", "name"])
+        table = sweep_unet[sweep_unet["kind"] == kind].merge(shift_unet, on=["layer", "name"])
         sensitivity = table["drop"] / table[f"M{kind}"].replace(0, np.nan)
         known = sensitivity.notna()
         found.append(falling(f"drop of {kind} per M{kind} over depth", table["layer"][known], sensitivity[known]))
     return found
 
 
-@test_of("same-order")
-def _(results: Results) -> list[Leaf]:
-    tables = [results.distance(network).query("kind == 'W'") for network in TITLES]
-    logs = [np.log10(table["rmse"]) for table in tables]
-    low, high = mean_gap(*logs)
-    bound = np.log10(TOLERANCE["order"])
+def same_order(rmse_unet: pd.DataFrame, rmse_pspnet: pd.DataFrame) -> list[Leaf]:
+    first, second = (np.log10(table.query("kind == 'W'")["rmse"]) for table in (rmse_unet, rmse_pspnet))
+    low, high = mean_gap(first, second)
+    bound = np.log10(TOLERANCES["order"])
     verdict = YES if -bound < low and high < bound else NO if high < -bound or low > bound else UNSURE
+    return [Leaf("log10 of UNet's over PSPNet's kernel RMSE", first.mean() - second.mean(), low, high, verdict, bound)]
+
+
+def networks(sweep_unet: pd.DataFrame, sweep_pspnet: pd.DataFrame, tolerance: float) -> list[Leaf]:
     return [
-        Leaf("log10 of UNet's over PSPNet's kernel RMSE", logs[0].mean() - logs[1].mean(), low, high, verdict, bound)
+        _network(sweep_pspnet, "PSPNet is reusable", True, tolerance),
+        _network(sweep_unet, "UNet is not reusable", False, tolerance),
     ]
 
 
-@test_of("networks")
-def _(results: Results) -> list[Leaf]:
-    return [_network(results.sweep(network), title, meant) for network, title, meant in
-            (("pspnet", "PSPNet", True), ("unet", "UNet", False))]  # fmt: skip
-
-
-def _network(swept: pd.DataFrame, title: str, meant: bool) -> Leaf:
+def _network(swept: pd.DataFrame, words: str, meant: bool, tolerance: float) -> Leaf:
     """At least half of the live kernels are reusable, or fewer; bounds: without and with the undecided ones."""
-    verdicts = layer_verdicts(swept[swept["kind"] == "W"], TOLERANCE["drop"])
-    answer = reusable_network(verdicts, TOLERANCE["most"])
+    verdicts = layer_verdicts(swept[swept["kind"] == "W"], tolerance)
+    answer = reusable_network(verdicts, TOLERANCES["most"])
     low = (verdicts["verdict"] == REUSABLE).mean()
     high = 1 - (verdicts["verdict"] == NOT_REUSABLE).mean()
-    leaf = f"{title} is {'' if meant else 'not '}reusable: share of its kernels"
-    return Leaf(leaf, low, low, high, UNSURE if answer is None else YES if answer is meant else NO)
+    verdict = UNSURE if answer is None else YES if answer is meant else NO
+    return Leaf(f"{words}: share of its kernels", low, low, high, verdict)
 
 
-@test_of("identity-dominates")
-def _(results: Results) -> list[Leaf]:
-    return [most("norm of the branch below that of what is carried, in most units", results.branches()["ratio"] < 1)]
+def identity_dominates(branches_pspnet: pd.DataFrame) -> list[Leaf]:
+    return [most("norm of the branch below that of what is carried, in most units", branches_pspnet["ratio"] < 1)]
 
 
-@test_of("errors-accumulate")
-def _(results: Results) -> list[Leaf]:
+def errors_accumulate(
+    sweep_unet: pd.DataFrame, sweep_pspnet: pd.DataFrame, joint_unet: pd.DataFrame, joint_pspnet: pd.DataFrame,
+    tolerance: float,
+) -> list[Leaf]:  # fmt: skip
     found = []
-    for network, title in TITLES.items():
-        swept = layer_verdicts(results.sweep(network))
-        alone = swept[swept["verdict"] == REUSABLE]
+    for title, (swept, joint) in _titled((sweep_unet, joint_unet), (sweep_pspnet, joint_pspnet)):
+        judged = layer_verdicts(swept, tolerance)
+        alone = judged[judged["verdict"] == REUSABLE]
         if len(alone) > 1:
-            joint, worst = results.joint(network).iloc[0], alone.loc[alone["drop"].idxmax()]
-            leaf = f"{title}: drop of all {joint['pairs']:.0f} together over the largest alone"
-            bounds = joint["low"] - worst["high"], joint["high"] - worst["low"]
-            found.append(above(leaf, joint["drop"] - worst["drop"], *bounds))
+            together, worst = joint.iloc[0], alone.loc[alone["drop"].idxmax()]
+            leaf = f"{title}: drop of all {together['pairs']:.0f} together over the largest alone"
+            bounds = together["low"] - worst["high"], together["high"] - worst["low"]
+            found.append(above(leaf, together["drop"] - worst["drop"], *bounds))
     return found
 
 
-@test_of("shift-scale")
-def _(results: Results) -> list[Leaf]:
+def shift_scale(algebra_unet: pd.DataFrame) -> list[Leaf]:
     return [
-        exact(f"{row.kind} changes the {row.changes} alone", row.residual, row.residual < TOLERANCE["algebra"])
-        for row in results.algebra().itertuples()
+        exact(f"{row.kind} changes the {row.changes} alone", row.residual, row.residual < TOLERANCES["algebra"])
+        for row in algebra_unet.itertuples()
     ]
 
 
 # ------------------------------------------------------------- between sources
 
 
-@test_of("similar-kernels")
-def _(results: Results) -> list[Leaf]:
+def similar_kernels(pairs_unet: pd.DataFrame, pairs_pspnet: pd.DataFrame) -> list[Leaf]:
     found = []
-    for network, title in TITLES.items():
-        table = results.pairs(network).query("kind == 'W' and first == @sources.TARGET and apart > 0")
+    for title, pairs in _titled(pairs_unet, pairs_pspnet):
+        table = pairs.query("kind == 'W' and first == @TARGET and apart > 0")
         for source in ("ACDC auto", "T1 seg", "T1 auto"):
             part = _by_layer(table[table["second"] == source])
             if len(part):
-                near = part["rmse"] - part["null"] < np.log10(TOLERANCE["nearness"])
+                near = part["rmse"] - part["null"] < np.log10(TOLERANCES["nearness"])
                 found.append(most(f"{title}, {source}: nearer than unrelated kernels in most layers", near))
     return found
 
 
-@test_of("groups-unet")
-def _(results: Results) -> list[Leaf]:
-    pairs = results.pairs("unet")
-    split = sources.members(pairs, "unet", 2)
+def groups_unet(pairs_unet: pd.DataFrame) -> list[Leaf]:
+    split = sources.members(pairs_unet, "unet", 2)
     t1 = (split["first"] == "T1 seg") | (split["second"] == "T1 seg")
     apart = (split["group"] == 2).equals(t1)
-    groups = _groups(pairs, "unet", 2)
+    groups = _groups(pairs_unet, "unet", 2)
     verdict = UNSURE if groups.verdict == UNSURE else YES if apart else NO
     return [groups, open_("those of T1 segmentation are the second group", t1.sum(), verdict)]
 
 
-@test_of("groups-pspnet")
-def _(results: Results) -> list[Leaf]:
-    return [_groups(results.pairs("pspnet"), "pspnet", 3)]
+def groups_pspnet(pairs_pspnet: pd.DataFrame) -> list[Leaf]:
+    return [_groups(pairs_pspnet, "pspnet", 3)]
 
 
 def _groups(pairs: pd.DataFrame, network: str, count: int) -> Leaf:
     """The number of groups with the largest silhouette, where one cloud would hardly give so large a one."""
     best = sources.groups(pairs, network).nlargest(1, "silhouette").iloc[0]
-    clear = best["silhouette"] > np.quantile(sources.groupless(pairs, network), 0.95)
+    clear = best["silhouette"] > np.quantile(sources.null_silhouettes(pairs, network), 0.95)
     verdict = UNSURE if not clear else YES if best["groups"] == count else NO
     return open_(f"{count} groups", best["groups"], verdict)._replace(paper=count)
 
 
-def _statement(letter: str) -> Callable:
-    def leaves(results: Results) -> Iterator[Leaf]:
-        for network, title in TITLES.items():
-            table = sources.ranges(sources.relations(results.pairs(network)))
-            row = table[table["relation"].str.startswith(letter)].iloc[0]
-            verdict = {0: NO, 1: UNSURE, 2: YES}[len(row["overlaps"])]
-            yield Leaf(f"{title}: RMSE meets those of the others", len(row["overlaps"]), row["low"], row["high"],
-                       verdict)  # fmt: skip
-
-    return leaves
+def statement_a(pairs_unet: pd.DataFrame, pairs_pspnet: pd.DataFrame) -> list[Leaf]:
+    return _statement("A", pairs_unet, pairs_pspnet)
 
 
-for _letter in "abc":
-    TESTS[f"statement-{_letter}"] = _statement(_letter.upper())
+def statement_b(pairs_unet: pd.DataFrame, pairs_pspnet: pd.DataFrame) -> list[Leaf]:
+    return _statement("B", pairs_unet, pairs_pspnet)
 
 
-@test_of("rmse-likeness")
-def _(results: Results) -> list[Leaf]:
+def statement_c(pairs_unet: pd.DataFrame, pairs_pspnet: pd.DataFrame) -> list[Leaf]:
+    return _statement("C", pairs_unet, pairs_pspnet)
+
+
+def _statement(letter: str, pairs_unet: pd.DataFrame, pairs_pspnet: pd.DataFrame) -> list[Leaf]:
     found = []
-    for network, title in TITLES.items():
-        table = _relative(results, network)
+    for title, pairs in _titled(pairs_unet, pairs_pspnet):
+        table = sources.ranges(sources.relations(pairs))
+        row = table[table["relation"].str.startswith(letter)].iloc[0]
+        meets = len(row["overlaps"])
+        verdict = {0: NO, 1: UNSURE, 2: YES}[meets]
+        found.append(Leaf(f"{title}: RMSE meets those of the others", meets, row["low"], row["high"], verdict))
+    return found
+
+
+def rmse_likeness(pairs_unet: pd.DataFrame, pairs_pspnet: pd.DataFrame) -> list[Leaf]:
+    found = []
+    for title, table in _titled(_relative(pairs_unet), _relative(pairs_pspnet)):
         alike = table[["ACDC auto", "T1 seg", "RVSC seg"]].mean(axis=1)
         unlike = table[["T1 auto", "RVSC auto"]].mean(axis=1)
         leaf = f"{title}: sources that share data or task are farther than those that share neither"
@@ -345,58 +362,50 @@ def _(results: Results) -> list[Leaf]:
     return found
 
 
-@test_of("rmse-orders")
-def _(results: Results) -> list[Leaf]:
+def rmse_orders(pairs_unet: pd.DataFrame, pairs_pspnet: pd.DataFrame) -> list[Leaf]:
     found = []
-    for network, title in TITLES.items():
-        logs = (
-            sources.relations(results.pairs(network)).groupby("seed")["rmse"].agg(lambda rmse: rmse.max() / rmse.min())
-        )
+    for title, pairs in _titled(pairs_unet, pairs_pspnet):
+        ratio = sources.relations(pairs).groupby("seed")["rmse"].agg(lambda rmse: rmse.max() / rmse.min())
         leaf = f"{title}: log10 of the largest over the smallest RMSE of a pair"
-        found.append(over_seeds(leaf, np.log10(logs), np.log10(TOLERANCE["order"])))
+        found.append(over_seeds(leaf, np.log10(ratio), np.log10(TOLERANCES["order"])))
     return found
 
 
-@test_of("t1-auto-nearest")
-def _(results: Results) -> Iterator[Leaf]:
-    table = _relative(results, "pspnet")
-    for other in table.columns.drop("T1 auto"):
-        yield over_seeds(f"T1 auto is nearer than {other}", table[other] - table["T1 auto"])
+def t1_auto_nearest(pairs_pspnet: pd.DataFrame) -> list[Leaf]:
+    table = _relative(pairs_pspnet)
+    return [
+        over_seeds(f"T1 auto is nearer than {other}", table[other] - table["T1 auto"])
+        for other in table.columns.drop("T1 auto")
+    ]
 
 
-@test_of("t1-seg-farthest")
-def _(results: Results) -> Iterator[Leaf]:
-    table = _relative(results, "unet")
-    for other in table.columns.drop("T1 seg"):
-        yield over_seeds(f"T1 seg is farther than {other}", table["T1 seg"] - table[other])
+def t1_seg_farthest(pairs_unet: pd.DataFrame) -> list[Leaf]:
+    table = _relative(pairs_unet)
+    return [
+        over_seeds(f"T1 seg is farther than {other}", table["T1 seg"] - table[other])
+        for other in table.columns.drop("T1 seg")
+    ]
 
 
-def _relative(results: Results, network: str) -> pd.DataFrame:
-    """Relative RMSE to ACDC segmentation: a line per seed, a column per source."""
-    return sources.ranking(results.pairs(network)).pivot(index="seed", columns="source", values="relative")
-
-
-@test_of("drawn-source")
-def _(results: Results) -> list[Leaf]:
+def drawn_source(by_source_unet: pd.DataFrame, by_source_pspnet: pd.DataFrame, tolerance: float) -> list[Leaf]:
     found = []
-    for network, title in TITLES.items():
-        answers = {}
-        for source in list(sources.SIX)[1:]:
-            kernels = layer_verdicts(results.by_source(network, source), TOLERANCE["drop"])
-            answers[source] = reusable_network(kernels, TOLERANCE["most"]), (kernels["verdict"] == REUSABLE).mean()
-        first = answers["ACDC auto"][0]
-        for source, (answer, share) in list(answers.items())[1:]:
+    for title, swept in _titled(by_source_unet, by_source_pspnet):
+        kernels = dict(iter(layer_verdicts(swept, tolerance).groupby("source", sort=False)))
+        answers = {source: reusable_network(part, TOLERANCES["most"]) for source, part in kernels.items()}
+        first = answers.pop("ACDC auto")
+        for source, answer in answers.items():
+            share = (kernels[source]["verdict"] == REUSABLE).mean()
             verdict = UNSURE if None in (answer, first) else YES if answer is first else NO
             found.append(open_(f"{title}: {source} gives the answer of ACDC auto; its share", share, verdict))
     return found
 
 
-@test_of("part-of-data")
-def _(results: Results) -> list[Leaf]:
+def part_of_data(
+    pairs_unet: pd.DataFrame, pairs_pspnet: pd.DataFrame, few_unet: pd.DataFrame, few_pspnet: pd.DataFrame
+) -> list[Leaf]:
     found = []
-    for network, title in TITLES.items():
-        whole = _relative(results, network).mean()
-        few = results.few(network).pivot(index="seed", columns="source", values="relative")
+    for title, (pairs, few_pairs) in _titled((pairs_unet, few_unet), (pairs_pspnet, few_pspnet)):
+        whole, few = _relative(pairs).mean(), _relative(few_pairs)
         nearest = whole.idxmin()
         margin = few.drop(columns=nearest).min(axis=1) - few[nearest]
         found.append(over_seeds(f"{title}: {nearest} is the nearest with few patients too; its lead", margin))
@@ -406,40 +415,37 @@ def _(results: Results) -> list[Leaf]:
 # --------------------------------------------------------------------- transfer
 
 
-@test_of("reused-share")
-def _(results: Results) -> list[Leaf]:
-    row = paper.reused_share(results.table()).iloc[0]
+def reused_share() -> list[Leaf]:
+    row = paper.reused_share(parameter_table(pspnet())).iloc[0]
     return [exact("share of pairs of kind and layer", row["share"], round(row["share"], 2) == 0.92, 0.92)]
 
 
-@test_of("can-hurt")
-def _(results: Results) -> list[Leaf]:
+def can_hurt(transfer_runs: pd.DataFrame) -> list[Leaf]:
     """One row that certainly hurts is enough, none that could is needed to refute; intervals for all rows at once."""
-    found = list(_orders(results, (1,), (2, 3, 6, 7), comparisons=8))
+    found = list(_orders(transfer_runs, (1,), (2, 3, 6, 7), comparisons=8))
     verdicts = [leaf.verdict for leaf in found]
     verdict = YES if YES in verdicts else NO if set(verdicts) == {NO} else UNSURE
     return [found[verdicts.index(verdict)]]
 
 
-@test_of("small-rmse-better")
-def _(results: Results) -> list[Leaf]:
-    return list(_orders(results, (4, 5), (1, 2, 3, 6, 7)))
+def small_rmse_better(transfer_runs: pd.DataFrame) -> list[Leaf]:
+    return list(_orders(transfer_runs, (4, 5), (1, 2, 3, 6, 7)))
 
 
-@test_of("gain-with-few")
-def _(results: Results) -> list[Leaf]:
-    wide = _by_seed(results)
+def gain_with_few(transfer_runs: pd.DataFrame) -> list[Leaf]:
+    wide = _by_seed(transfer_runs)
     few, every = sorted(wide.columns.unique("patients"))
     gains = {row: [wide[size, row] - wide[size, 1] for size in (few, every)] for row in (4, 5)}
-    return [over_seeds(f"gain of row {row}: {few} over {every} patients", few_gain - gain)
-            for row, (few_gain, gain) in gains.items()]  # fmt: skip
+    return [
+        over_seeds(f"gain of row {row}: {few} over {every} patients", few_gain - gain)
+        for row, (few_gain, gain) in gains.items()
+    ]
 
 
-@test_of("table")
-def _(results: Results) -> list[Leaf]:
-    cells = transfer.beside(transfer.summary(_paper_runs(results))).dropna(subset="paper")
+def table(transfer_runs: pd.DataFrame) -> list[Leaf]:
+    cells = transfer.with_paper_values(transfer.summary(_paper_runs(transfer_runs))).dropna(subset="paper")
     printed = paper.transfer()
-    odd = printed[(printed["mean"] - printed["recomputed"]).abs() > TOLERANCE["cell"]]
+    odd = printed[(printed["mean"] - printed["recomputed"]).abs() > TOLERANCES["cell"]]
     doubtful = {(row.patients, row.row, "mean") for row in odd.itertuples()}
     found = []
     for row in cells.rename(columns={"class": "cell"}).itertuples():
@@ -452,18 +458,16 @@ def _(results: Results) -> list[Leaf]:
     return found
 
 
-@test_of("results-vary")
-def _(results: Results) -> list[Leaf]:
-    spread = _by_seed(results).agg(lambda dice: dice.max() - dice.min())
+def results_vary(transfer_runs: pd.DataFrame) -> list[Leaf]:
+    spread = _by_seed(transfer_runs).agg(lambda dice: dice.max() - dice.min())
     widest = spread.idxmax()
     leaf = f"row {widest[1]}, {widest[0]} patients: largest difference between seeds of one row"
-    return [open_(leaf, spread.max(), YES if spread.max() > TOLERANCE["vary"] else UNSURE)]
+    return [open_(leaf, spread.max(), YES if spread.max() > TOLERANCES["vary"] else UNSURE)]
 
 
-@test_of("semi-supervised")
-def _(results: Results) -> list[Leaf]:
-    wide = _by_seed(results)
-    relative = _relative(results, "pspnet").mean()
+def semi_supervised(transfer_runs: pd.DataFrame, pairs_pspnet: pd.DataFrame) -> list[Leaf]:
+    wide = _by_seed(transfer_runs)
+    relative = _relative(pairs_pspnet).mean()
     few = min(wide.columns.unique("patients"))
     found = []
     for own, rows in (
@@ -477,26 +481,39 @@ def _(results: Results) -> list[Leaf]:
     return found
 
 
-def _orders(results: Results, better: Sequence[int], worse: Sequence[int], comparisons: int = 1) -> Iterator[Leaf]:
+def _orders(runs: pd.DataFrame, better: Sequence[int], worse: Sequence[int], comparisons: int = 1) -> Iterator[Leaf]:
     """Mean Dice (classes 0 to 3) of one row above another's, paired by seed, for both sizes."""
-    wide = _by_seed(results)
+    wide = _by_seed(runs)
     for patients in sorted(wide.columns.unique("patients")):
         for first, second in itertools.product(better, worse):
             leaf = f"{patients} patients: row {first} above row {second}"
             yield over_seeds(leaf, wide[patients, first] - wide[patients, second], comparisons=comparisons)
 
 
-def _paper_runs(results: Results) -> pd.DataFrame:
+def _paper_runs(transfer_runs: pd.DataFrame) -> pd.DataFrame:
     """The runs that repeat the paper's: PSPNet by the paper's list, else whichever list there is."""
-    runs = results.transfer().query("network == 'pspnet'")
+    runs = transfer_runs.query("network == 'pspnet'")
     if runs.empty:
         raise MissingError("transfer: expected runs of pspnet, the paper's network; this run has none")
     return runs[runs["parameters"] == ("paper" if (runs["parameters"] == "paper").any() else "inferred")]
 
 
-def _by_seed(results: Results) -> pd.DataFrame:
+def _by_seed(runs: pd.DataFrame) -> pd.DataFrame:
     """Mean Dice of classes 0 to 3: a line per seed, a column per number of patients and row."""
-    return _paper_runs(results).groupby(["seed", "patients", "row"])["dice"].mean().unstack(["patients", "row"])
+    return _paper_runs(runs).groupby(["seed", "patients", "row"])["dice"].mean().unstack(["patients", "row"])
+
+
+# ------------------------------------------------------------------ parts of tables
+
+
+def _titled(unet: object, pspnet: object) -> Iterator[tuple[str, object]]:
+    """What is known of both networks, with their titles."""
+    return zip((TITLES["unet"], TITLES["pspnet"]), (unet, pspnet), strict=True)
+
+
+def _relative(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Relative RMSE to ACDC segmentation: a line per seed, a column per source."""
+    return sources.ranking(pairs).pivot(index="seed", columns="source", values="relative")
 
 
 def _by_layer(pairs: pd.DataFrame) -> pd.DataFrame:

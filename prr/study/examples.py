@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+import dataclasses
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,24 +13,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import resnet18
 
+from prr.distance import rmse
 from prr.errors import OptionError
+from prr.layers import device_of
 from prr.metrics import drop_interval, nanmean, score_of
-from prr.reuse import apply_plan, values
+from prr.reuse import ACTIONS, apply_plan, values
 from prr.samples import Samples
-from prr.study.jobs import together
-from prr.study.models import derived
-from prr.study.store import Key, digest
+from prr.study.jobs import Job, derived, kept_as
+from prr.study.models import seed_of
+from prr.study.networks import NETWORK
+from prr.study.run import Run
 from prr.study.training import advance, orders
-from prr.study.transplants import packed, unpacked
-from prr.verdict import Verdict
+from prr.study.transplants import VERDICT
+from prr.verdict import Verdict, judge, rank
 
-if TYPE_CHECKING:
-    from prr.study.experiment import Experiment
-
-T = TypeVar("T", pd.DataFrame, Verdict)
-# Goes into every stored example's key: raise it when a change here changes what training gives.
-RECIPE = 1
 FEW, VALIDATION = 100, 500  # labelled digits for the target, and those that everything may be scored on
+DIGITS = ("few", "validation", "other", "negative", "turned")
+SHAPES = {"three": (96, 3), "two": (400, 2), "scenes": (60, 3)}  # name: (scenes, kinds of shape)
+JUDGED = ("validation", "scenes")  # of which the profile says how many are used
 ACCURACY = {"quick": 0.8}  # of the target, with room for other CPUs; smoke promises nothing
 NETWORKS = {  # name: (architecture, classes, what it is trained on)
     "few digits": ("resnet18", 10, "few"),
@@ -40,31 +40,51 @@ NETWORKS = {  # name: (architecture, classes, what it is trained on)
     "three shapes": ("pspnet", 4, "three"),
     "two shapes": ("pspnet", 3, "two"),
 }
+SOURCES = ("other digits", "negatives", "turned digits")  # of the target "few digits"
+PLANS = {  # name: what is done instead of what the verdict's plan says
+    "planned, frozen": {},
+    "planned, trained on": {"reuse": "fine-tune"},
+    "all of it, trained on": dict.fromkeys(ACTIONS, "fine-tune"),
+}
+kept_as(VERDICT)(judge)  # here too, for a process that makes an example imports little else
 
 
-def data(run: Experiment, name: str) -> Samples:
+# ------------------------------------------------------------------- images
+
+
+def data(run: Run, name: str, count: int | None = None) -> Job:
     """Images and labels by name.
 
     Args:
-        run: its profile says how many are judged on, of `validation` and `scenes`.
+        run: its profile says how many of `validation` and `scenes` there are.
         name: few, validation, other, negative or turned: scikit-learn's digits, images (n, 3, 32, 32) in -1..1 and
             labels (n,), disjoint but for the last three, which are one set as it is, with black and white exchanged,
             and turned by a quarter. three, two or scenes: see `shapes`.
+        count: n at most; None: the profile's `example_images` for those that are judged on, all for the others.
+
+    Returns:
+        The job of the `Samples`.
 
     Raises:
         OptionError: an unknown name.
     """
-    if name in ("three", "two", "scenes"):
-        most = run.profile.example_images
-        count, kinds = {"three": (96, 3), "two": (400, 2), "scenes": (min(60, most), 3)}[name]
-        return shapes(count, kinds, derived(0, name))
+    if name not in (*DIGITS, *SHAPES):
+        raise OptionError(f"data {name!r}: expected one of {', '.join((*DIGITS, *SHAPES))}")
+    if count is None and name in JUDGED:
+        count = run.profile.example_images
+    return run.job(labelled, name=name, count=count)
+
+
+@derived
+def labelled(name: str, count: int | None) -> Samples:
+    """See `data`."""
+    if name in SHAPES:
+        most, kinds = SHAPES[name]
+        return shapes(most if count is None else min(most, count), kinds, seed_of(0, name))
     bunch = load_digits()
     order = np.random.default_rng(0).permutation(len(bunch.target))
     parts = dict(zip(("few", "validation", "other"), np.split(order, [FEW, FEW + VALIDATION]), strict=True))
-    if name not in (*parts, "negative", "turned"):
-        raise OptionError(f"data {name!r}: expected {', '.join(parts)}, negative, turned, three, two or scenes")
-    index = parts.get(name, parts["other"])
-    index = index[: run.profile.example_images] if name == "validation" else index
+    index = parts.get(name, parts["other"])[:count]
     images = torch.tensor(bunch.images[index], dtype=torch.float32)[:, None] / 8 - 1
     images = -images if name == "negative" else images.rot90(1, (2, 3)) if name == "turned" else images
     images = functional.interpolate(images, size=(32, 32), mode="bilinear").expand(-1, 3, -1, -1).contiguous()
@@ -92,7 +112,22 @@ def shapes(count: int, kinds: int, seed: int, size: int = 64) -> Samples:
     return Samples(brightness[:, None], masks, torch.arange(count))
 
 
-def start(run: Experiment, name: str) -> nn.Module:
+# ------------------------------------------------------------------- networks
+
+
+def network(run: Run, name: str) -> Job:
+    """One of `NETWORKS`, in eval mode, trained for the profile's `transfer_steps`.
+
+    Raises:
+        OptionError: an unknown name.
+    """
+    initial = start(run, name)
+    architecture, _, what = NETWORKS[name]
+    job = run.job(trained, name, initial=initial, samples=data(run, what), scale=scale(run))
+    return dataclasses.replace(job, labels={"network": architecture, "start": "shared", "seed": run.seed})
+
+
+def start(run: Run, name: str) -> Job:
     """The untrained network from which one of `NETWORKS` begins; the same random numbers for all of an architecture.
 
     Raises:
@@ -100,104 +135,79 @@ def start(run: Experiment, name: str) -> nn.Module:
     """
     if name not in NETWORKS:
         raise OptionError(f"network {name!r}: expected one of {', '.join(map(repr, NETWORKS))}")
+    return run.job(blank, name=name, seed=run.seed)
+
+
+def scale(run: Run) -> dict[str, Any]:
+    """How a run trains these networks: arguments of `train`."""
+    names = {"steps": "transfer_steps", "batch_size": "batch_size", "learning_rate": "learning_rate"}
+    return {name: getattr(run.profile, field) for name, field in names.items()} | {"seed": run.seed}
+
+
+@derived
+def blank(name: str, seed: int = 0, device: str = "cpu") -> nn.Module:
+    """One of `NETWORKS` from random numbers, in eval mode; the global generator stays as it was."""
     architecture, classes, _ = NETWORKS[name]
     with torch.random.fork_rng():
-        torch.manual_seed(derived(run.seed, architecture))
+        torch.manual_seed(seed_of(seed, architecture))
         if architecture == "resnet18":
-            return resnet18(num_classes=classes).eval().to(run.device)
+            return resnet18(num_classes=classes).eval().to(device)
         import segmentation_models_pytorch as smp
 
-        return smp.PSPNet("resnet18", encoder_weights=None, in_channels=1, classes=classes).eval().to(run.device)
+        return smp.PSPNet("resnet18", encoder_weights=None, in_channels=1, classes=classes).eval().to(device)
 
 
-def trained(run: Experiment, name: str) -> nn.Module:
-    """One of `NETWORKS`, in eval mode, from the store or trained now for the profile's `transfer_steps`.
-
-    An edition keeps no weights: they are all NaN then, and only what `once` has kept can be told of such a network.
-    """
-    model, key = start(run, name), _key(run, name)
-    if run.edition:
-        return hollow(model)
-
-    def make() -> tuple[dict[str, Tensor], dict]:
-        with run.measured() as cost:
-            train(run, model, data(run, NETWORKS[name][2]))
-        return model.state_dict(), cost
-
-    model.load_state_dict(run.store.tensors("networks", key, make)[0])
-    return model.eval()
+def _unpacked(job: Job, tensors: dict[str, Tensor], record: dict, device: str) -> nn.Module:
+    """The network in eval mode."""
+    model = blank(job.needs["initial"].arguments["name"], device=device)  # whatever is random is overwritten
+    model.load_state_dict(tensors)
+    return model
 
 
-def _key(run: Experiment, name: str) -> Key:
-    scale = ("transfer_steps", "batch_size", "learning_rate")
-    return {
-        "example": name,
-        "seed": run.seed,
-        **{each: getattr(run.profile, each) for each in scale},
-        **run.machine,
-        "recipe": run.recipes["examples"],
-    }
+@kept_as(NETWORK._replace(unpack=_unpacked))
+def trained(initial: nn.Module, samples: Samples, scale: dict[str, Any]) -> tuple[nn.Module, pd.DataFrame]:
+    """See `network`."""
+    return initial, train(initial, samples, **scale)
 
 
-def hollow(model: nn.Module) -> nn.Module:
-    """The same layers without what they have learned: every floating-point tensor is NaN, in place."""
-    for value in model.state_dict().values():
-        if value.is_floating_point():
-            value.fill_(torch.nan)
-    return model.eval()
-
-
-def once(run: Experiment, what: str, function: Callable[..., T], *arguments: Any) -> T:
-    """`function(*arguments)` with the run's threads, kept under the name `what`: from the store or called now.
-
-    Args:
-        run: gives scale, seed and store; all that is made of the example networks is made again if one of them changes.
-        what: names the result; another call, or one with other numbers, needs another name.
-        function: returns a table or a verdict.
-        arguments: example networks and their data.
-    """
-    key = {"table": f"example {what}", "networks": [digest(_key(run, name)) for name in NETWORKS]}
-    key |= {"images": run.profile.example_images, "function": function.__qualname__}
-    key |= {"given": [list(each) if isinstance(each, dict) else type(each).__name__ for each in arguments]}
-    key |= {"recipe": [run.recipes[each] for each in ("reuse", "verdict", "measures")]}
-
-    def make() -> tuple[pd.DataFrame, dict]:
-        found = function(*arguments)
-        return packed(found) if isinstance(found, Verdict) else (found, {})
-
-    table, record = run.kept(key, [], what, make)
-    return unpacked(table, record) if "facts" in record else table
-
-
-def prepare(run: Experiment) -> None:
-    """Train those of `NETWORKS` that the store does not have, several at a time."""
-    together([(run, "example", {"name": name}) for name in NETWORKS])
-
-
-def train(run: Experiment, model: nn.Module, samples: Samples) -> nn.Module:
+def train(
+    model: nn.Module, samples: Samples, steps: int, batch_size: int, learning_rate: float, seed: int
+) -> pd.DataFrame:
     """Train a classifier or a segmentation network in place by cross-entropy; what is frozen stays as it is.
 
     Args:
-        run: gives steps (`transfer_steps`), batch size, learning rate, seed and threads.
-        model: network on the run's device.
+        model: network, on the device where it is to be trained; in eval mode afterwards.
         samples: what it learns from.
+        steps: optimiser steps.
+        batch_size: images per step.
+        learning_rate: at the first step.
+        seed: of the order of the images, and of dropout.
 
     Returns:
-        The same network, in eval mode.
+        DataFrame[step, loss, validation], one line: the mean training loss; nothing is validated.
     """
-    images, labels = samples.images.to(run.device), samples.masks.long().to(run.device)
-    optimiser = torch.optim.Adam([each for each in model.parameters() if each.requires_grad], run.profile.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, run.profile.transfer_steps)
-    batches = orders(len(images), run.profile.batch_size, run.seed)
-    with run.threads():
-        for _ in range(run.profile.transfer_steps):
-            index = next(batches).to(run.device)
-            advance(model, optimiser, _cross_entropy, images[index], labels[index])
+    images, labels = samples.images.to(device_of(model)), samples.masks.long().to(device_of(model))
+    optimiser = torch.optim.Adam([each for each in model.parameters() if each.requires_grad], learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    batches, total = orders(len(images), batch_size, seed), torch.zeros((), device=images.device)
+    with torch.random.fork_rng():  # dropout draws from the global generator
+        torch.manual_seed(seed)
+        for _ in range(steps):
+            index = next(batches).to(images.device)
+            total += advance(model, optimiser, _cross_entropy, images[index], labels[index])
             schedule.step()
-    return model.eval()
+    model.eval()
+    return pd.DataFrame({"step": [steps], "loss": [total.item() / steps], "validation": [np.nan]})
 
 
-def expected(run: Experiment) -> float:
+def _cross_entropy(output: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(output, labels)
+
+
+# ------------------------------------------------------------------- what chapter 10 asks
+
+
+def expected(run: Run) -> float:
     """Accuracy that the target must reach for the chapter to mean something; 0 where nothing is promised."""
     return 0 if run.overrides else ACCURACY.get(run.profile.name, 0)
 
@@ -217,22 +227,68 @@ def gains(models: dict[str, nn.Module], samples: Samples) -> pd.DataFrame:
     return pd.DataFrame({"network": list(models), **columns})
 
 
-def outcome(
-    run: Experiment, target: nn.Module, begin: nn.Module, source: nn.Module, plans: dict[str, pd.DataFrame]
-) -> pd.DataFrame:
-    """`gains` of networks that begin with a source's parameters as planned and train on few digits, over the target.
+def ranks(target: nn.Module, sources: dict[str, nn.Module], verdict: Verdict) -> pd.DataFrame:
+    """`prr.verdict.rank` of some networks over the layers of a verdict, whose sources they need not be."""
+    return rank(target, sources, verdict.layers)
+
+
+def plan(run: Run, judged: Job, changes: dict[str, str] | None = None) -> Job:
+    """The plan of a verdict.
 
     Args:
-        run: see `train`.
-        target: trained on the same few digits from the same start, with nothing loaded.
-        begin: the untrained network.
-        source: the network that gives.
-        plans: {name: what to do with each parameter}, see `prr.apply_plan`.
+        run: whose job it is.
+        judged: the verdict's.
+        changes: {action: what is done instead}, such as {"reuse": "fine-tune"}; None: nothing is changed.
+
+    Returns:
+        The job of the table that `prr.apply_plan` takes.
     """
-    few = data(run, "few")
-    models = {name: train(run, apply_plan(begin, source, plan), few) for name, plan in plans.items()}
-    return gains({"nothing loaded": target, **models}, data(run, "validation"))
+    return run.job(planned, verdict=judged, changes=changes or {})
 
 
-def _cross_entropy(output: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(output, labels)
+@derived
+def planned(verdict: Verdict, changes: dict[str, str]) -> pd.DataFrame:
+    """See `plan`."""
+    return verdict.plan().replace({"action": changes})
+
+
+def outcome(
+    target: nn.Module, start: nn.Module, sources: dict[str, nn.Module], verdict: Verdict,
+    plans: dict[str, pd.DataFrame], few: Samples, validation: Samples, scale: dict[str, Any],
+) -> pd.DataFrame:  # fmt: skip
+    """`gains` of networks that begin with parameters of the nearest source and train on few digits, over the target.
+
+    Args:
+        target: trained on the same few digits from the same start, with nothing loaded.
+        start: the untrained network.
+        sources: the networks that were judged.
+        verdict: says which of them is the nearest.
+        plans: {name: what to do with each parameter}, see `prr.apply_plan`.
+        few: what they learn from.
+        validation: what they are scored on.
+        scale: arguments of `train`.
+    """
+    nearest = sources[verdict.sources["source"].iloc[0]]
+    models = {"nothing loaded": target}
+    for name, each in plans.items():
+        models[name] = apply_plan(start, nearest, each)
+        train(models[name], few, **scale)
+    return gains(models, validation)
+
+
+def jobs(run: Run) -> list[Job]:
+    """What chapter 10 shows."""
+    target, digits = network(run, "few digits"), data(run, "validation")
+    sources = {name: network(run, name) for name in SOURCES}
+    untaught, tolerance = start(run, "few digits"), run.profile.tolerance
+    judged = run.job_of(judge, target, sources, digits, tolerance=tolerance)
+    plans = {name: plan(run, judged, changes) for name, changes in PLANS.items()}
+    three, two = network(run, "three shapes"), network(run, "two shapes")
+    return [
+        run.job_of(gains, {"few digits": target, **sources}, digits),
+        judged,
+        run.job_of(ranks, target, {**sources, "untrained start": untaught}, judged),
+        run.job_of(outcome, target, untaught, sources, judged, plans, data(run, "few"), digits, scale(run)),
+        run.job_of(judge, three, two, data(run, "scenes"), tolerance=tolerance),
+        run.job_of(rmse, three, two),
+    ]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-if TYPE_CHECKING:
-    from prr.study.experiment import Experiment
+from prr.study.run import Run
 
 NETWORKS = ("unet", "pspnet")
 SOURCE = ("acdc", "auto-encoding")  # the paper's A2
-AGAIN = 100  # added to the seed of a source that has the target's data and task, and would else be the target
+OTHER_SEED = 100  # added to the seed of a source that has the target's data and task, and would else be the target
 
 
 class Part(NamedTuple):
@@ -23,7 +22,7 @@ class Part(NamedTuple):
 
 
 RANKED = "sources to be ranked, by fine-tuning on so many draws"
-# What chapter 9 measures; what has rest or 1 is thinned where the profile's rest_seeds is below its grid_seeds.
+# What chapter 9 measures; what has rest is thinned where the profile's rest_seeds is below its grid_seeds.
 PARTS = {
     "kernels from the source": Part("grid", "grid"),
     "kernels from the untrained start": Part("grid", 1),
@@ -36,23 +35,25 @@ PARTS = {
     "distances and their nulls": Part("rest", 1),
     RANKED: Part("rest", "two or rest"),
 }
-WHOLE = {"all six kinds"}  # one seed at every profile
+THINNED = ("rest", "two or rest")
 
 
-def scaled(run: Experiment) -> Experiment:
-    """The run at the size and steps of chapters 8 and 9, over the same field of view."""
+def scaled(run: Run) -> Run:
+    """The run at the size and steps of chapters 8 and 9, over the same field of view; one that has them, as it is."""
     scale = run.profile
+    if (scale.size, scale.steps, scale.batch_size) == (scale.grid_size, scale.grid_steps, scale.grid_batch):
+        return run
     spacing = scale.spacing_mm * scale.size / scale.grid_size
     return run.variant(size=scale.grid_size, spacing_mm=spacing, steps=scale.grid_steps, batch_size=scale.grid_batch)
 
 
-def seeds(run: Experiment, part: str) -> tuple[list[int], list[int]]:
+def seeds(run: Run, part: str) -> tuple[list[int], list[int]]:
     """Seeds of the targets and of the sources (or draws) that a part has."""
     targets, sources = ([run.seed + each for each in range(_count(run, many))] for many in PARTS[part])
     return targets, sources
 
 
-def _count(run: Experiment, many: str | int) -> int:
+def _count(run: Run, many: str | int) -> int:
     """A number as it is; grid or rest: of the profile's seeds; two or rest: the larger."""
     if many == "two or rest":
         return max(2, run.profile.rest_seeds)
@@ -60,7 +61,7 @@ def _count(run: Experiment, many: str | int) -> int:
 
 
 def target(seed: int) -> dict[str, Any]:
-    """Arguments of `Experiment.model` for a target: ACDC segmentation from a start of this seed."""
+    """Arguments of `networks.model` for a target: ACDC segmentation from a start of this seed."""
     return {"dataset": "acdc", "task": "segmentation", "start": "shared", "seed": seed}
 
 
@@ -71,23 +72,23 @@ def source(
     return {"dataset": dataset, "task": task, "start": "shared", "seed": seed, "common": common, **others}
 
 
-def again(seed: int, common: int) -> dict[str, Any]:
+def other_seed(seed: int, common: int) -> dict[str, Any]:
     """The same for a network with the target's data, task and start, trained in another order."""
-    return source(seed + AGAIN, common, task="segmentation")
+    return source(seed + OTHER_SEED, common, task="segmentation")
 
 
-def short(run: Experiment) -> int:
+def short(run: Run) -> int:
     """Steps of a short training: a quarter of a network's own."""
     return max(1, run.profile.steps // 4)
 
 
-def ranked_networks(run: Experiment) -> tuple[str, ...]:
+def ranked_networks(run: Run) -> tuple[str, ...]:
     """The networks for which sources are ranked and prefixes are trained: those of the transfer experiment."""
     chosen = run.profile.transfer_network
     return NETWORKS if chosen == "both" else (chosen,)
 
 
-def thinned(run: Experiment) -> pd.DataFrame:
+def thinned(run: Run) -> pd.DataFrame:
     """What has fewer seeds in this run than it would have with rest_seeds as many as grid_seeds.
 
     Returns:
@@ -96,10 +97,9 @@ def thinned(run: Experiment) -> pd.DataFrame:
     """
     whole, rows = run.profile.grid_seeds, []
     for part, numbers in PARTS.items():
-        targets, sources = (_count(run, each) for each in numbers)
-        fewer = targets < whole or (numbers.sources in ("rest", "two or rest") and sources < whole)
-        if part not in WHOLE and fewer:
-            rows.append((part, targets, sources, whole))
+        here = [_count(run, many) for many in numbers]
+        if any(many in THINNED and count < whole for many, count in zip(numbers, here, strict=True)):
+            rows.append((part, *here, whole))
     missing = [name for name in NETWORKS if name not in ranked_networks(run)]
     if missing:
         rows.append((f"{', '.join(missing)}: all six kinds, prefixes with training, sources to be ranked", 0, 0, whole))

@@ -10,58 +10,69 @@ its data sets is a phantom is an "analogue only": what it would be stands beside
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from inspect import signature
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from prr.errors import MissingError
-from prr.figures import Words
-from prr.study import paper
-from prr.study.claims import EQUAL, TESTS
-from prr.study.results import Results
+from prr.study import claims, paper
+from prr.study.claims import EVIDENCE
+from prr.study.display import Words
+from prr.study.jobs import Job
 from prr.study.rules import ABSENT, NO, UNSURE, YES, Leaf, open_
+from prr.study.run import Run
+from prr.study.store import Store
 
 ANALOGUE = "analogue only"
+Read = Callable[[str], Any]  # name of a test's parameter -> its value, None where it has not been computed yet
 
 
-def leaves(results: Results, page: str | None = None) -> pd.DataFrame:
-    """Every leaf of every claim.
+def evidence(run: Run, chapters: Iterable[int]) -> list[Job]:
+    """What the claims of some chapters rest on, each once.
 
     Args:
-        results: what `prr.study.results.Results` offers; a table that is not there raises MissingError.
+        run: whose results they are.
+        chapters: numbers; a claim belongs to the one that shows its evidence.
+    """
+    numbers = set(chapters)
+    tests = [_test(claim) for claim in paper.claims().itertuples() if _chapter(claim) in numbers]
+    names = dict.fromkeys(name for test in tests for name in signature(test).parameters)
+    return [EVIDENCE[name](run) for name in names if name != "tolerance"]
+
+
+def leaves(run: Run, page: str | None = None) -> pd.DataFrame:
+    """Every leaf of every claim, from what is there: nothing is computed for it.
+
+    Args:
+        run: whose results are judged.
         page: only claims whose evidence this chapter shows, "03_unet" for one.
 
     Returns:
         DataFrame[id, leaf, here, low, high, verdict, tolerance, paper, seeds]; a claim whose results are not there has
         one leaf, not attempted, that says so.
     """
+    return _leaves(_claims(page), _reader(run))
+
+
+def _leaves(chosen: pd.DataFrame, read: Read) -> pd.DataFrame:
     rows = []
-    for claim in claims(page).itertuples():
-        rows += [{"id": claim.id, **leaf._asdict()} for leaf in attempt(claim, results)]
+    for claim in chosen.itertuples():
+        rows += [{"id": claim.id, **leaf._asdict()} for leaf in _attempt(_test(claim), _chapter(claim), read)]
     return pd.DataFrame(rows, columns=["id", *Leaf._fields])
 
 
-def claims(page: str | None = None) -> pd.DataFrame:
-    """The paper's claims, or those of one chapter."""
-    table = paper.claims()
-    return table if page is None else table[table["page"] == page]
-
-
-def attempt(claim: tuple, results: Results, tests: dict = TESTS) -> list[Leaf]:
-    """The leaves of one claim, at least one."""
-    if claim.id not in tests:
-        return [open_(claim.remark, np.nan, ABSENT)]
-    try:
-        return list(tests[claim.id](results)) or [open_("nothing in this run to test it on", np.nan, ABSENT)]
-    except MissingError:
-        chapter = int(claim.page[:2]) if tests is TESTS else 8
-        return [open_(f"results not computed yet: chapter {chapter}", np.nan, ABSENT)]
-
-
-def ledger(results: Results, page: str | None = None) -> pd.DataFrame:
+def ledger(run: Run, page: str | None = None) -> pd.DataFrame:
     """Every claim of the paper with its verdict.
 
     Args:
-        results: see `leaves`.
+        run: see `leaves`.
         page: see `leaves`.
 
     Returns:
@@ -70,32 +81,83 @@ def ledger(results: Results, page: str | None = None) -> pd.DataFrame:
         leaves; reason: the leaf that decided, with its numbers; equal: verdict and reason where start and distance are
         equal (chapter 8), empty for claims of which that can't be asked.
     """
-    found, rows = leaves(results, page), []
-    for claim in claims(page).itertuples():
+    chosen, read, rows = _claims(page), _reader(run), []
+    found = _leaves(chosen, read)
+    for claim in chosen.itertuples():
         part = found[found["id"] == claim.id]
         counts = {each: int((part["verdict"] == each).sum()) for each in (YES, NO, UNSURE, ABSENT)}
         here = _verdict(part)
-        analogue = here in (YES, NO) and any(results.phantom(name) for name in claim.data.split())
         rows.append({
-            **{"id": claim.id, "where": claim.where, "claim": claim.claim, "verdict": ANALOGUE if analogue else here},
-            **{"here": here, "leaves": len(part), **counts, "reason": _reason(part, here)},
-            **{"equal": _at_equal(claim, results), "remark": claim.remark, "page": claim.page},
+            **{"id": claim.id, "where": claim.where, "claim": claim.claim},
+            **{"verdict": ANALOGUE if _is_analogue(here, claim, run) else here, "here": here},
+            **{"leaves": len(part), **counts, "reason": _reason(part, here)},
+            **{"equal": _at_equal(claim, run, read), "remark": claim.remark, "page": claim.page},
         })  # fmt: skip
     return pd.DataFrame(rows)
 
 
+def _claims(page: str | None) -> pd.DataFrame:
+    """The paper's claims, or those of one chapter."""
+    table = paper.claims()
+    return table if page is None else table[table["page"] == page]
+
+
+def _chapter(claim: tuple) -> int:
+    """The number of the chapter that shows a claim's evidence."""
+    return int(claim.page[:2])
+
+
+def _test(claim: tuple, suffix: str = "") -> Callable[..., list[Leaf]] | None:
+    """The function that bears a claim's name, with a suffix if there is such a one."""
+    return getattr(claims, claim.id.replace("-", "_") + suffix, None)
+
+
+def _reader(run: Run) -> Read:
+    """Gives what a test asks for, read once: many claims rest on the same table. It makes nothing, not even data."""
+    reading = copy.copy(run)
+    if not run.edition:
+        reading.results = dataclasses.replace(run.results, store=Store(run.results.store.folder, make=False))
+
+    @functools.cache
+    def read(name: str) -> Any:
+        if name == "tolerance":
+            return run.profile.tolerance
+        with contextlib.suppress(MissingError):  # data at a scale that has not been decoded yet
+            job = EVIDENCE[name](reading)
+            return job.value(reading.results) if reading.holds(job) else None
+
+    return read
+
+
+def _attempt(test: Callable[..., list[Leaf]], chapter: int, read: Read) -> list[Leaf]:
+    """The leaves of one claim, at least one."""
+    given = {name: read(name) for name in signature(test).parameters}
+    if any(value is None for value in given.values()):
+        return [open_(f"results not computed yet: chapter {chapter}", np.nan, ABSENT)]
+    try:
+        return test(**given) or [open_("nothing in this run to test it on", np.nan, ABSENT)]
+    except MissingError as error:
+        return [open_(str(error), np.nan, ABSENT)]
+
+
 def _verdict(part: pd.DataFrame) -> str:
+    """The rule of claims."""
     return next((each for each in (NO, UNSURE, YES) if (part["verdict"] == each).any()), ABSENT)
 
 
-def _at_equal(claim: tuple, results: Results) -> str:
-    if claim.id not in EQUAL:
+def _is_analogue(verdict: str, claim: tuple, run: Run) -> bool:
+    """Whether a claim is decided, and one of its data sets is a phantom."""
+    return verdict in (YES, NO) and any(run.facts(name)["origin"] == "phantom" for name in claim.data.split())
+
+
+def _at_equal(claim: tuple, run: Run, read: Read) -> str:
+    """Whether a claim is still true where start and distance are equal."""
+    if not (test := _test(claim, "_at_equal")):
         return ""
-    part = pd.DataFrame(attempt(claim, results, EQUAL))
+    part = pd.DataFrame(_attempt(test, 8, read))
     verdict = _verdict(part)
     words = {YES: "still true", NO: "no longer true"}.get(verdict, verdict)
-    analogue = verdict in (YES, NO) and any(results.phantom(name) for name in claim.data.split())
-    return f"{f'{ANALOGUE}: ' if analogue else ''}{words}: {_reason(part, verdict)}"
+    return f"{f'{ANALOGUE}: ' if _is_analogue(verdict, claim, run) else ''}{words}: {_reason(part, verdict)}"
 
 
 def _reason(part: pd.DataFrame, here: str) -> str:

@@ -3,99 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pandas as pd
-import torch
 from torch import Tensor, nn
 
-from prr import bn, metrics, reuse
-from prr.distance import rmse as rmse_of
+from prr import bn, distance, metrics, reuse
+from prr.data import Slices
 from prr.layers import parameter_table
+from prr.reuse import device_of
 from prr.study import models, networks
-from prr.study.jobs import Call
-from prr.study.store import digest
+from prr.study.jobs import Job
+from prr.study.run import Run
 from prr.study.training import TASKS
 
-if TYPE_CHECKING:
-    from prr.study.experiment import Experiment
 
-# Goes into every stored measure's key: raise it when a change here, in bn.py, distance.py or sources.py alters one.
-RECIPE = 1
-# what chapters show of their networks: {number: (method of `Experiment`, network)}
-SHOWN = {
-    "02": (("shift_scale", "unet"), ("shift_scale", "pspnet"), ("responses", "unet"), ("algebra", "unet")),
-    "03": (("dice", "unet"), ("rmse", "unet")),
-    "04": (("dice", "pspnet"), ("rmse", "pspnet"), ("branches", "pspnet")),
-}
-
-
-def calls(run: Experiment, *numbers: str) -> list[Call]:
-    """What some chapters show, or all."""
-    shown = [each for number, some in SHOWN.items() if number in (numbers or SHOWN) for each in some]
-    return [(run, method, {"network": network}) for method, network in shown]
-
-
-def parameters(run: Experiment, network: str) -> pd.DataFrame:
-    """`prr.parameter_table` of a network at the profile's size; it needs no training."""
-    size = run.profile.size
-    return parameter_table(run.untrained(network), torch.zeros(1, 1, size, size))
-
-
-def dice(run: Experiment, network: str, dataset: str = "acdc", start: str | None = None) -> pd.DataFrame:
+def dice(run: Run, network: str, dataset: str = "acdc") -> Job:
     """DataFrame[patient, class, dice] of a segmentation network on the validation patients."""
-    key = run.key(network, dataset, "segmentation", start)
-
-    def make() -> tuple[pd.DataFrame, dict]:
-        part = run.slices(dataset).validation
-        prediction = reuse.predict(networks.trained(run, key), part.images).argmax(1).cpu()
-        return metrics.dice(prediction, part.masks, part.patient), {}
-
-    named = {"table": "dice", "network": digest(key), "recipe": run.recipes["measures"]}
-    return run.kept(named, [key], "Dice", make)[0]
+    model = networks.model(run, network, dataset, "segmentation")
+    return run.job(dice_by_class, "Dice", model=model, slices=run.data(dataset))
 
 
-def rmse(run: Experiment, network: str) -> pd.DataFrame:
+def dice_by_class(model: nn.Module, slices: Slices) -> pd.DataFrame:
+    """See `dice`."""
+    part = slices.validation
+    return metrics.dice(reuse.predict(model, part.images).argmax(1).cpu(), part.masks, part.patient)
+
+
+def rmse(run: Run, network: str) -> Job:
     """`prr.rmse` of ACDC segmentation and ACDC auto-encoding."""
-    return _of_pair(run, network, "rmse", rmse_of)
+    return _of_pair(run, distance.rmse, network)
 
 
-def shift_scale(run: Experiment, network: str) -> pd.DataFrame:
+def shift_scale(run: Run, network: str) -> Job:
     """`prr.shift_scale` of ACDC segmentation by ACDC auto-encoding."""
-    return _of_pair(run, network, "shift and scale", bn.shift_scale)
+    return _of_pair(run, bn.shift_scale, network)
 
 
-def responses(run: Experiment, network: str, layer: int = 3) -> pd.DataFrame:
+def responses(run: Run, network: str, layer: int = 3) -> Job:
     """`prr.bn.histograms` of one batch norm, named by its number, on 16 validation images."""
-    return _of_pair(
-        run, network, "responses", lambda *pair: bn.histograms(*pair, _norm(pair[0], layer), _images(run, 16)), layer
-    )
+    return _of_pair(run, responses_of_layer, network, slices=run.data("acdc"), layer=layer)
 
 
-def algebra(run: Experiment, network: str, layer: int = 3) -> pd.DataFrame:
+def responses_of_layer(target: nn.Module, source: nn.Module, slices: Slices, layer: int) -> pd.DataFrame:
+    """See `responses`."""
+    return bn.histograms(target, source, _norm(target, layer), _images(target, slices, 16))
+
+
+def algebra(run: Run, network: str, layer: int = 3) -> Job:
     """How purely each replacement shifts or scales one batch norm's output on 8 images: `prr.bn.residuals`."""
-    return _of_pair(
-        run, network, "residuals", lambda *pair: bn.residuals(*pair, _norm(pair[0], layer), _images(run, 8)), layer
-    )
+    return _of_pair(run, residuals_of_layer, network, slices=run.data("acdc"), layer=layer)
 
 
-def branches(run: Experiment, network: str) -> pd.DataFrame:
+def residuals_of_layer(target: nn.Module, source: nn.Module, slices: Slices, layer: int) -> pd.DataFrame:
+    """See `algebra`."""
+    return bn.residuals(target, source, _norm(target, layer), _images(target, slices, 8))
+
+
+def branches(run: Run, network: str) -> Job:
     """Branch and identity of a PSPNet's residual units on 32 validation images: `prr.study.models.branches`."""
-    return _of_pair(run, network, "branches", lambda target, _: models.branches(target, _images(run, 32)))
+    return run.job(branches_on_images, "branches", target=networks.model(run, network), slices=run.data("acdc"))
+
+
+def branches_on_images(target: nn.Module, slices: Slices) -> pd.DataFrame:
+    """See `branches`."""
+    return models.branches(target, _images(target, slices, 32))
+
+
+def _of_pair(run: Run, measure: Callable[..., pd.DataFrame], network: str, **given: Any) -> Job:
+    """A measure of the paper's A1 and A2."""
+    target, source = (networks.model(run, network, "acdc", task) for task in TASKS)
+    return run.job(measure, measure.__name__.split("_of_")[0], target=target, source=source, **given)
 
 
 def _norm(model: nn.Module, layer: int) -> str:
     return parameter_table(model).query("kind == 'RM' and layer == @layer")["name"].item()
 
 
-def _images(run: Experiment, count: int) -> Tensor:
-    return run.slices("acdc").validation.images[:count].to(run.device)
-
-
-def _of_pair(
-    run: Experiment, network: str, table: str, measure: Callable[..., pd.DataFrame], layer: int | None = None
-) -> pd.DataFrame:
-    """A measure of the paper's A1 and A2, from the store or taken now."""
-    keys = [run.key(network, "acdc", task) for task in TASKS]
-    key = {"table": table, "layer": layer, "recipe": run.recipes["measures"], "pair": [digest(each) for each in keys]}
-    return run.kept(key, keys, table, lambda: (measure(*(networks.trained(run, each) for each in keys)), {}))[0]
+def _images(model: nn.Module, slices: Slices, count: int) -> Tensor:
+    return slices.validation.images[:count].to(device_of(model))

@@ -182,12 +182,12 @@ def pspnet(width: int = 64, in_channels: int = 1, out_channels: int = 4, weights
 
 
 def connections(model: nn.Module) -> list[tuple[str, str]]:
-    """(from, to) names of the convolutions that a long (UNet) or short (PSPNet) connection joins."""
+    """(from, to) names of the convolutions that a long (UNet) or short (PSPNet) connection joins; [] for others."""
     if isinstance(model, UNet):
         last = len(model.up) - 1
         return [(f"down.{level}.conv2", f"up.{last - level}.block.conv1") for level in range(len(model.up))]
     blocks = [f"{name}.conv2" for name, module in model.named_modules() if isinstance(module, BasicBlock)]
-    return list(zip(["encoder.conv1", *blocks], blocks, strict=False))
+    return list(zip(["encoder.conv1", *blocks], blocks, strict=False)) if isinstance(model, PSPNet) else []
 
 
 def branches(model: nn.Module, images: Tensor) -> pd.DataFrame:
@@ -221,11 +221,10 @@ def branches(model: nn.Module, images: Tensor) -> pd.DataFrame:
     return rms.assign(ratio=rms["branch"] / rms["identity"]).rename_axis("name").reset_index()
 
 
-NETWORKS = {"unet": unet, "pspnet": pspnet}
-TITLES = {"unet": "UNet", "pspnet": "PSPNet"}
+TITLES = {"unet": "UNet", "pspnet": "PSPNet"}  # the paper's networks
 
 
-def derived(seed: int, *words: str) -> int:
+def seed_of(seed: int, *words: str) -> int:
     """A seed of its own for each combination of words."""
     return int.from_bytes(hashlib.sha256(repr((seed, *words)).encode()).digest()[:4])
 

@@ -2,158 +2,181 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from collections.abc import Collection
+from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from prr.errors import NetworkError, OptionError
+from prr.data import Slices
+from prr.errors import DataError, OptionError
+from prr.layers import parameter_table
 from prr.study import profiles, training
-from prr.study.backbones import ARCHITECTURES, SIZED_AS, random
-from prr.study.models import derived
-from prr.study.starts import Start, checked_start, initial, pretext
-from prr.study.store import Key, digest
-from prr.study.transfer import draw
+from prr.study.backbones import ARCHITECTURES, random
+from prr.study.datasets import TEXTURES
+from prr.study.jobs import Form, Job, kept_as
+from prr.study.models import seed_of
+from prr.study.run import Run, checked_seed
+from prr.study.starts import Start, checked_start, initial
 
-if TYPE_CHECKING:
-    from prr.study.experiment import Experiment
+
+def _packed(made: tuple[nn.Module, pd.DataFrame]) -> tuple[dict[str, Tensor], dict]:
+    """A trained network and its history for the store."""
+    model, history = made
+    return model.state_dict(), {"history": history.to_dict("split", index=False)}
+
+
+def _unpacked(job: Job, tensors: dict[str, Tensor], record: dict, device: str) -> nn.Module:
+    """The network in eval mode."""
+    of = origin(job).arguments
+    model = random(of["network"], of["width"], 0)  # whatever is random is overwritten
+    model.load_state_dict(tensors)
+    return model.to(device, memory_format=torch.channels_last).eval()
+
+
+NETWORK = Form("networks", _packed, _unpacked)
+TARGET = "ACDC seg"  # the paper's A1
+SIX = {
+    f"{dataset.upper()} {short}": (dataset, task)
+    for dataset in ("acdc", "t1", "rvsc")
+    for short, task in (("seg", "segmentation"), ("auto", "auto-encoding"))
+}
 
 
 def model(
-    run: Experiment, network: str, dataset: str = "acdc", task: str = "segmentation", start: Start | None = None,
+    run: Run, network: str, dataset: str = "acdc", task: str = "segmentation", start: Start | None = None,
     seed: int | None = None, patients: int | None = None, common: int | None = None, **scale: float,
-) -> nn.Module:  # fmt: skip
-    """A trained network in eval mode, from the store or trained now.
+) -> Job:  # fmt: skip
+    """A trained network.
 
     Args:
-        run: profile, data and store.
+        run: profile, data and seed.
         network: unet or pspnet, or another of `prr.study.backbones.ARCHITECTURES`.
-        dataset: acdc, t1, rvsc or textures.
+        dataset: one of `prr.data.DATA_SETS`, or textures.
         task: segmentation, auto-encoding or denoising.
         start: see `prr.study.starts.initial`, or pretext: a network trained to segment textures; None: the profile's.
-        seed: None: the experiment's.
-        patients: train on so many patients only, drawn by the seed from the training part; None: on all of it.
+        seed: None: the run's.
+        patients: train on n patients only, drawn by the seed from the training part; None: on all of it.
         common: seed of what the start has in common with other networks; None: `seed`.
         scale: steps or learning_rate, where they are not the profile's.
 
+    Returns:
+        The job of the network, in eval mode on the run's device.
+
     Raises:
-        OptionError: an unknown network, data set, task or start, or more patients than there are.
-        NetworkError: training has diverged.
-        MissingError: the run only reads, and it is not there; an edition keeps no networks.
+        OptionError: an unknown network, data set, task or start.
     """
-    return trained(run, run.key(network, dataset, task, start, seed, patients, common, **scale))
-
-
-def history(
-    run: Experiment, network: str, dataset: str = "acdc", task: str = "segmentation", start: Start | None = None,
-    seed: int | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """DataFrame[step, loss, validation] of a network's training; arguments as `model`."""
-    key = run.key(network, dataset, task, start, seed)
-    if not run.store.holds("networks", key):
-        trained(run, key)
-    note(run, key)
-    return pd.DataFrame(**run.store.record("networks", key)["history"])
-
-
-def start(
-    run: Experiment, network: str, dataset: str = "acdc", task: str = "segmentation", start: Start | None = None,
-    seed: int | None = None, common: int | None = None,
-) -> nn.Module:  # fmt: skip
-    """The network from which the training of `model` with these arguments began, in eval mode."""
-    begun = begin(run, run.key(network, dataset, task, start, seed, None, common))
-    return begun.to(run.device, memory_format=torch.channels_last).eval()
-
-
-def untrained(run: Experiment, network: str) -> nn.Module:
-    """A network of the run's width as it was never used, for its layers alone; on the CPU, in eval mode."""
-    return random(network, getattr(run.profile, f"{SIZED_AS[network]}_width"), 0).eval()
-
-
-def key(
-    run: Experiment, network: str, dataset: str = "acdc", task: str = "segmentation", start: Start | None = None,
-    seed: int | None = None, patients: int | None = None, common: int | None = None, **scale: float,
-) -> Key:  # fmt: skip
-    """All that a trained network depends on, and nothing else; arguments as `model`."""
     for value, known, what in ((network, ARCHITECTURES, "network"), (task, training.LOSSES, "task")):
         if value not in known:
             raise OptionError(f"{what} {value!r}: expected one of {', '.join(known)}")
     if strange := sorted(set(scale) - {"steps", "learning_rate"}):
         raise OptionError(f"{', '.join(strange)}: expected steps or learning_rate; make a variant for the others")
-    scale = profiles.profile(run.profile.name, **run.overrides | scale)
-    start = checked_start(getattr(scale, f"{SIZED_AS[network]}_start") if start is None else start, network)
+    values = profiles.profile(run.profile.name, **run.overrides | scale)
+    start = checked_start(start_of(run, network) if start is None else start, network)
     seed = run.seed if seed is None else checked_seed(seed)
-    key = {
-        "network": network,
-        "data set": dataset,
-        "task": task,
-        "start": start,
-        "seed": seed,
-        "width": getattr(scale, f"{SIZED_AS[network]}_width"),
-        "normalisation": scale.normalisation,
-        "data": run.facts(dataset)["content"],
-        **{name: getattr(scale, name) for name in ("steps", "batch_size", "learning_rate")},
-        **run.machine,
-        "recipe": run.recipes["training"],
-        **({} if patients is None else {"patients": patients}),
-        **({} if common in (None, seed) or start in ("independent", "imagenet") else {"common": common}),
-    }
-    if start == "pretext":
-        key["pretext"] = digest(run.key(network, **pretext(key.get("common", seed))))
-    return key
+    common = None if common == seed or start in ("independent", "imagenet") else common
+    words = {"network": network, "normalisation": run.profile.normalisation, "start": start, "seed": seed}
+    begins = {"network": network, "width": width_of(run, network), "start": start, "dataset": dataset, "task": task}
+    job = run.job(
+        trained,
+        title=f"{dataset} {task}" + ("" if patients is None else f", {patients} patients"),
+        initial=pretext(run, network, seed if common is None else common)
+        if start == "pretext"
+        else run.job(initial, **begins, seed=seed, common=common),
+        slices=run.data(dataset),
+        dataset=dataset,
+        task=task,
+        seed=seed,
+        patients=patients,
+        **{name: getattr(values, name) for name in ("steps", "batch_size", "learning_rate")},
+    )
+    return dataclasses.replace(job, labels=words)
 
 
-def checked_seed(seed: int) -> int:
-    """The seed, if it is one.
+def pretext(run: Run, network: str, seed: int) -> Job:
+    """The network from which all begin that have the start "pretext" in common."""
+    return model(run, network, TEXTURES, "segmentation", "shared", seed)
+
+
+def origin(job: Job) -> Job:
+    """The random start of a network, by way of a pretext network if it began from one."""
+    return origin(job.needs["initial"]) if "initial" in job.needs else job
+
+
+def start(run: Run, network: str, *given: Any, **named: Any) -> Job:
+    """The network from which the training of `model` with these arguments begins."""
+    return model(run, network, *given, **named).needs["initial"]
+
+
+@kept_as(NETWORK)
+def trained(
+    initial: nn.Module, slices: Slices, dataset: str, task: str, seed: int, patients: int | None, steps: int,
+    batch_size: int, learning_rate: float, device: str, progress: bool,
+) -> tuple[nn.Module, pd.DataFrame]:  # fmt: skip
+    """Train a network; returns it with its history, see `prr.study.training.fit`."""
+    part = slices if patients is None else draw(slices, patients, seed)
+    history = training.fit(
+        initial.to(device), part, task, steps=steps, batch_size=batch_size, learning_rate=learning_rate,
+        seed=seed_of(seed, dataset, task), progress=progress,
+    )  # fmt: skip
+    return initial, history
+
+
+def history(run: Run, network: str, *given: Any, **named: Any) -> pd.DataFrame:
+    """DataFrame[step, loss, validation] of a network's training; arguments as `model`."""
+    job = model(run, network, *given, **named)
+    run.shown.append(job)
+    if not run.holds(job):
+        run.result(job)
+    return pd.DataFrame(**run.results.record(job)["history"])
+
+
+def untrained(run: Run, network: str) -> nn.Module:
+    """A network of the run's width as it was never used, for its layers alone; on the CPU, in eval mode."""
+    return random(network, width_of(run, network), 0).eval()
+
+
+def parameters(run: Run, network: str) -> pd.DataFrame:
+    """`prr.parameter_table` of a network at the profile's size; it needs no training."""
+    size = run.profile.size
+    return parameter_table(untrained(run, network), torch.zeros(1, 1, size, size))
+
+
+def width_of(run: Run, network: str) -> int:
+    """The width that a network has in a run."""
+    return getattr(run.profile, f"{ARCHITECTURES[network].sized_as}_width")
+
+
+def start_of(run: Run, network: str) -> Start:
+    """The start that a network has in a run."""
+    return getattr(run.profile, f"{ARCHITECTURES[network].sized_as}_start")
+
+
+def draw(slices: Slices, patients: int, seed: int, classes: Collection[int] = ()) -> Slices:
+    """Some of the training patients, and all of the validation patients.
+
+    Args:
+        slices: of a whole data set.
+        patients: n of the training part; fewer are always among more of the same seed.
+        seed: of the draw.
+        classes: labels that the drawn masks must hold.
 
     Raises:
-        OptionError: no whole number from 0.
+        OptionError: no patients, or more than there are.
+        DataError: the drawn masks lack a class.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise OptionError(f"seed={seed!r}: expected a whole number from 0")
-    return seed
-
-
-def trained(run: Experiment, key: Key) -> nn.Module:
-    """The network of a key, from the store or trained now."""
-    tensors, _ = run.store.tensors("networks", key, lambda: _train(run, key))
-    model = random(key["network"], key["width"], 0)  # whatever is random is overwritten
-    model.load_state_dict(tensors)
-    note(run, key)
-    return model.to(run.device, memory_format=torch.channels_last).eval()
-
-
-def note(run: Experiment, key: Key) -> None:
-    """Keep for `provenance` that a network of the store was used; one that has been cleaned away can't tell."""
-    if record := run.store.record("networks", key):
-        run.note(key, key, key["task"] + (f", {key['patients']} patients" if "patients" in key else ""), record)
-
-
-def begin(run: Experiment, key: Key) -> nn.Module:
-    """The untrained network of a key."""
-    if key["start"] == "pretext":
-        return run.model(key["network"], **pretext(key.get("common", key["seed"])))
-    names = ("network", "width", "start", "data set", "task", "seed")
-    return initial(*(key[name] for name in names), key.get("common"))
-
-
-def _train(run: Experiment, key: Key) -> tuple[dict, dict]:
-    model, slices = begin(run, key), run.slices(key["data set"])
-    if "patients" in key:
-        slices = draw(slices, key["patients"], key["seed"])
-    with run.measured() as cost:
-        history = training.fit(
-            model.to(run.device),
-            slices,
-            key["task"],
-            seed=derived(key["seed"], key["data set"], key["task"]),
-            progress=run.progress,
-            **{name: key[name] for name in ("steps", "batch_size", "learning_rate")},
+    there, held_out = slices.train.patient.unique(), slices.validation.patient.unique()
+    if not 1 <= patients <= len(there):
+        raise OptionError(f"patients={patients}: expected 1 to {len(there)}, the training patients of {slices.name}")
+    drawn = there[torch.randperm(len(there), generator=torch.Generator().manual_seed(seed))[:patients]]
+    keep = torch.isin(slices.patient, torch.cat([drawn, held_out]))
+    parts = {name: getattr(slices, name)[keep] for name in ("images", "masks", "patient")}
+    part = dataclasses.replace(slices, **parts, held_out=tuple(held_out.tolist()))
+    if missing := sorted(set(classes) - set(part.train.masks.unique().tolist())):
+        raise DataError(
+            f"{slices.name}: no pixel of class {', '.join(map(str, missing))} in the masks of the {patients} drawn "
+            f"patients {sorted(drawn.tolist())}; draw more, or take another seed"
         )
-    if not all(value.isfinite().all() for value in model.state_dict().values()):
-        raise NetworkError(
-            f"{key['network']}, {key['task']}: NaN or infinite weights after training with learning_rate="
-            f"{key['learning_rate']:g}; take a smaller one"
-        )
-    return model.state_dict(), {"history": history.to_dict("split", index=False), **cost}
+    return part

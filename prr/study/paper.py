@@ -44,7 +44,7 @@ def claims() -> pd.DataFrame:
 
 
 def tolerances() -> dict[str, float]:
-    """What the tests of the claims tolerate, by name."""
+    """What the tests of the claims tolerate, by name, but for a drop of Dice: that is `Profile.tolerance`."""
     return pd.read_csv(_file("tolerances"), comment="#").set_index("name")["value"].to_dict()
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+import itertools
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,22 +12,18 @@ import torch
 from torch import nn
 
 from prr import bn, predictors
+from prr.data import Slices
 from prr.distance import rmse
-from prr.figures import Words
 from prr.metrics import nanmean
 from prr.predictors import rank_agreement, rank_correlation
-from prr.study import grid, inputs, prefixes, sources
-from prr.study.jobs import Call
+from prr.reuse import device_of
+from prr.study import grid, networks, prefixes, sources, transplants
+from prr.study.backbones import ARCHITECTURES
+from prr.study.display import Words
+from prr.study.jobs import Job, derived, stack
 from prr.study.models import TITLES
-from prr.study.store import digest
-from prr.study.transfer import draw
+from prr.study.run import Run
 
-if TYPE_CHECKING:
-    from prr.study.experiment import Experiment
-
-# Goes into every stored table's key: raise it when a change here or in predictors.py changes what a score is.
-RECIPE = 1
-BEFORE_CLASSIFIER = {"unet": "up.3.block", "pspnet": "fuse"}
 RESAMPLES = 1000
 
 
@@ -57,21 +54,23 @@ TRUTHS = {
     TUNED: "Dice that is lost after fine-tuning on few patients",
 }
 PREDICTS, MISLEADS, OPEN = "predicts", "misleads", "undecided"
+OTHERS = ("source", "other seed")  # networks whose distance from the target is taken
+SOURCE = ["network", "target", "label"]  # what names a source
 
 
 # ---------------------------------------------------------------- sources
 
 
-def candidates(run: Experiment, common: int) -> dict[str, dict[str, Any]]:
+def candidates(run: Run, common: int) -> dict[str, dict[str, Any]]:
     """Twenty sources for the target of a seed: three data sets by two tasks, trained fully, shortly or on few patients.
 
     All begin where the target began. "few": a quarter of the data set's training patients; "short": a quarter of the
     steps; "again": another seed.
     """
-    first = grid.AGAIN + run.seed
+    first = grid.OTHER_SEED + run.seed
     found = {}
-    for label, (dataset, task) in sources.SIX.items():
-        some = max(1, inputs.training_patients(run, dataset) // 4)
+    for label, (dataset, task) in networks.SIX.items():
+        some = max(1, run.training_patients(dataset) // 4)
         variants = {"": {}, ", short": {"steps": grid.short(run)}, ", few": {"patients": some}}
         for words, options in variants.items():
             found[label + words] = grid.source(first, common, dataset, task, **options)
@@ -80,73 +79,73 @@ def candidates(run: Experiment, common: int) -> dict[str, dict[str, Any]]:
     return found
 
 
-def calls(run: Experiment, network: str) -> Iterator[Call]:
-    """The drops, the scores and the fine-tuned networks of all sources."""
-    for seed in grid.seeds(run, grid.RANKED)[0]:
-        for label, giver in candidates(run, seed).items():
-            yield run, "drops", {"network": network, "target": grid.target(seed), "source": giver}
-            yield run, "scored", {"network": network, "seed": seed, "label": label}
-            for drawn in draws(run):
-                yield run, "fine_tuned", {"network": network, "seed": seed, "label": label, "drawn": drawn}
-
-
-def draws(run: Experiment) -> list[int]:
-    """Seeds of the draws of few patients, each with a fresh start of its own."""
-    return grid.seeds(run, grid.RANKED)[1]
+def labelled_sources(run: Run, network: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """(labels, arguments of `networks.model`) of every source of every target."""
+    targets = grid.seeds(run, grid.RANKED)[0]
+    each = ((seed, *pair) for seed in targets for pair in candidates(run, seed).items())
+    return [({"network": network, "target": seed, "label": label}, giver) for seed, label, giver in each]
 
 
 # ---------------------------------------------------------------- scores
 
 
-def scored(run: Experiment, network: str, seed: int, label: str) -> pd.DataFrame:
-    """Every cheap score of one source for one target, from the store or measured now.
+def source_scores(run: Run, network: str, seed: int, label: str) -> Job:
+    """Every cheap score of one source for one target.
 
     RMSE, batch norms and CKA compare the source with the target, which was trained on all patients. CKA, LogME and the
     H-score see the images, and the last two the masks, of the profile's few patients; the last two need no target.
 
     Args:
-        run: at the scale of the chapter.
+        run: of the chapter; it is brought to the chapter's scale, see `grid.scaled`.
         network: unet or pspnet.
         seed: of the target.
         label: of the source, see `candidates`.
 
     Returns:
-        DataFrame[network, target, label, layer, name, rmse, relative, aligned, ratio, travelled, norms, cka, logme,
-        h_score], a row for each live kernel; norms: root of the summed squares of `prr.shift_scale`'s rms columns of
-        the batch norm behind it, NaN where there is none; the last two are of the whole source.
+        The job of DataFrame[layer, name, rmse, relative, aligned, ratio, travelled, norms, cka, logme, h_score], a row
+        for each live kernel; norms: root of the summed squares of `prr.shift_scale`'s rms columns of the batch norm
+        behind it, NaN where there is none; the last two are of the whole source.
     """
+    run = grid.scaled(run)
     judged, giver = grid.target(seed), candidates(run, seed)[label]
-    keys = [run.key(network, **each) for each in (judged, giver)]
-    few = run.profile.few_patients
-
-    def make() -> tuple[pd.DataFrame, dict]:
-        models = {"target": run.model(network, **judged), "source": run.model(network, **giver)}
-        starts = dict.fromkeys(models, run.start(network, **judged))  # in common
-        return numbers(models, starts, draw(run.slices("acdc"), few, run.seed).train, BEFORE_CLASSIFIER[network]), {}
-
-    key = {"table": "scored", "recipe": run.recipes["prediction"], "few": few, "seed": run.seed}
-    key |= {"pair": [digest(each) for each in keys]}
-    found = run.kept(key, [keys[1], keys[0]], "scores of a source", make)[0]
-    return pd.DataFrame({"network": network, "target": seed, "label": label}, found.index).join(found)
+    return run.job(
+        cheap_scores, "scores of a source", source=networks.model(run, network, **giver),
+        target=networks.model(run, network, **judged), start=networks.start(run, network, **judged),
+        slices=run.data("acdc"), features=ARCHITECTURES[network].features, patients=run.profile.few_patients,
+        seed=run.seed,
+    )  # fmt: skip
 
 
-def numbers(
-    models: dict[str, nn.Module], starts: dict[str, nn.Module], seen, features: str
-) -> pd.DataFrame:  # fmt: skip
-    """The scores of `scored`, of any two networks with their starts."""
-    target, source = models["target"], models["source"]
-    example = seen.images[:1].to(next(target.parameters()).device)
-    table = sources.between(models, starts, example)
+def cheap_scores(
+    target: nn.Module, source: nn.Module, start: nn.Module, slices: Slices, features: str, patients: int, seed: int
+) -> pd.DataFrame:
+    """See `source_scores`.
+
+    Args:
+        target, source: any two networks that match.
+        start: from which both began.
+        slices: of the target's data set.
+        features: name of the module whose output the classifier sees.
+        patients: n of the training part are seen.
+        seed: of their draw.
+    """
+    seen = networks.draw(slices, patients, seed).train
+    example, models = seen.images[:1].to(device_of(target)), {"target": target, "source": source}
+    table = sources.between(models, dict.fromkeys(models, start), example)
     table = table[table["kind"] == "W"].rename(columns={"travelled_second": "travelled"})
-    table = table.assign(ratio=table["rmse"] / table["null"])[
-        ["layer", "name", "rmse", "relative", "ratio", "travelled"]
-    ]
-    distances = rmse(target, source, align=True)
-    table = table.merge(distances.loc[distances["kind"] == "W", ["name", "aligned"]], how="left")
+    table = table.assign(ratio=table["rmse"] / table["null"])
+    table = table[["layer", "name", "rmse", "relative", "ratio", "travelled"]]
+    table = table.merge(aligned(target, source), how="left")
     table["norms"] = table["name"].map(norms(target, source, example))
     table = table.merge(predictors.layer_similarity(target, source, seen)[["name", "cka"]], how="left")
     pixels = predictors.pixels(source, features, seen)
     return table.assign(logme=predictors.logme(*pixels), h_score=predictors.h_score(*pixels))
+
+
+def aligned(target: nn.Module, source: nn.Module) -> pd.DataFrame:
+    """DataFrame[name, aligned]: relative RMSE of every kernel after aligning channels."""
+    table = rmse(target, source, align=True)
+    return table.loc[table["kind"] == "W", ["name", "aligned"]]
 
 
 def norms(target: nn.Module, source: nn.Module, example: torch.Tensor) -> dict[str, float]:
@@ -162,73 +161,77 @@ def norms(target: nn.Module, source: nn.Module, example: torch.Tensor) -> dict[s
 # ---------------------------------------------------------------- truths
 
 
-def fine_tuned(run: Experiment, network: str, seed: int, label: str, drawn: int) -> pd.DataFrame:
-    """Load all but the classifier from a source, train all of it shortly on few patients; from the store or now.
+def fine_tuned(run: Run, network: str, seed: int, label: str, drawn: int) -> Job:
+    """Load all but the classifier from a source, train all of it shortly on few patients.
 
     Args:
-        run: at the scale of the chapter.
+        run: of the chapter; it is brought to the chapter's scale, see `grid.scaled`.
         network: unet or pspnet.
         seed: of the target whose start the sources share.
         label: of the source.
         drawn: seed of the few patients, of the fresh start, order and augmentation: the same for all sources.
 
     Returns:
-        DataFrame[network, target, label, drawn, patient, dice].
+        The job of DataFrame[patient, dice]: foreground Dice of the validation patients.
     """
-    giver, few = candidates(run, seed)[label], run.profile.few_patients
-    key = run.key(network, "acdc", "segmentation", "independent", drawn, few, steps=grid.short(run))
-    source = run.key(network, **giver)
-    key |= {"table": "fine-tuned", "source": digest(source)}
-    key |= {"fine-tuned recipe": [run.recipes["prefixes"], run.recipes["reuse"]]}
-
-    def make() -> tuple[pd.DataFrame, dict]:
-        data = draw(run.slices("acdc"), few, drawn)
-        model, example = prefixes.fresh(run, network, "fine-tuned", drawn), data.images[:1].to(run.device)
-        behind = prefixes.units(model.eval(), example)["unit"].max() - 1
-        model = prefixes.loaded(model, run.model(network, **giver), example, behind, "source", False)
-        return prefixes.trained(model, data, key, run.progress), {}
-
-    found = run.kept(key, [key, source], "fine-tuned on few patients", make)[0]
-    labels = {"network": network, "target": seed, "label": label, "drawn": drawn}
-    return pd.DataFrame(labels, found.index).join(found)
+    run = grid.scaled(run)
+    source = networks.model(run, network, **candidates(run, seed)[label])
+    few = run.profile.few_patients
+    title = "fine-tuned on few patients"
+    return prefixes.short_training(run, title, network, "fine-tuned", drawn, source, n=None, patients=few)
 
 
-def layers(run: Experiment, network: str) -> pd.DataFrame:
+def layers(run: Run, network: str) -> Job:
     """Scores and drops of every kernel of every source.
 
+    Args:
+        run: of the chapter; it is brought to the chapter's scale, see `grid.scaled`.
+        network: unet or pspnet.
+
     Returns:
-        DataFrame with the columns of `scored` and `drop`, the mean over validation patients.
+        The job of DataFrame[network, target, label, ..., drop]: the columns of `source_scores`, and the mean drop over
+        validation patients.
     """
-    parts = []
-    for seed in grid.seeds(run, grid.RANKED)[0]:
-        for label, giver in candidates(run, seed).items():
-            drop = run.drops(network, grid.target(seed), giver).groupby("name")["drop"].mean()
-            found = run.scored(network=network, seed=seed, label=label)
-            parts.append(found.assign(drop=found["name"].map(drop)))
-    return pd.concat(parts, ignore_index=True)
+    run, scores, drops = grid.scaled(run), [], []
+    for labels, giver in labelled_sources(run, network):
+        scores.append((labels, source_scores(run, network, labels["target"], labels["label"])))
+        drops.append((labels, transplants.drops(run, network, grid.target(labels["target"]), giver)))
+    return run.job(scores_and_drops, "scores and drops", scores=stack(scores), drops=stack(drops))
 
 
-def by_source(run: Experiment, layers: pd.DataFrame) -> pd.DataFrame:
+@derived
+def scores_and_drops(scores: pd.DataFrame, drops: pd.DataFrame) -> pd.DataFrame:
+    """See `layers`."""
+    kernel = [*SOURCE, "name"]
+    return scores.join(drops.groupby(kernel)["drop"].mean(), on=kernel)
+
+
+def by_source(run: Run, network: str) -> Job:
     """Scores and both truths of every source.
 
     Args:
-        run: as that of `layers`.
-        layers: from `layers`, of one network.
+        run: of the chapter; it is brought to the chapter's scale, see `grid.scaled`.
+        network: unet or pspnet.
 
     Returns:
-        DataFrame[network, target, label, scores (means over kernels), drop, dice]: drop, mean over kernels; dice: after
-        fine-tuning, mean over draws and patients.
+        The job of DataFrame[network, target, label, scores (means over kernels), drop, dice]: drop, mean over kernels;
+        dice: after fine-tuning, mean over draws and patients.
     """
-    network = layers["network"].iloc[0]
-    table = layers.groupby(["network", "target", "label"], sort=False)[[*SCORES, "drop"]].mean().reset_index()
-    table["dice"] = [
-        np.mean([
-            nanmean(run.fine_tuned(network=network, seed=seed, label=label, drawn=drawn)["dice"].to_numpy())
-            for drawn in draws(run)
-        ])
-        for seed, label in table[["target", "label"]].itertuples(index=False)
-    ]  # fmt: skip
-    return table
+    run = grid.scaled(run)
+    draws = grid.seeds(run, grid.RANKED)[1]  # of few patients, each with a fresh start of its own
+    tuned = stack(
+        (labels | {"drawn": drawn}, fine_tuned(run, network, labels["target"], labels["label"], drawn))
+        for (labels, _), drawn in itertools.product(labelled_sources(run, network), draws)
+    )
+    return run.job(scores_and_truths, "scores and truths", layers=layers(run, network), tuned=tuned)
+
+
+@derived
+def scores_and_truths(layers: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
+    """See `by_source`."""
+    table = layers.groupby(SOURCE, sort=False)[[*SCORES, "drop"]].mean().reset_index()
+    dice = tuned.groupby([*SOURCE, "drawn"])["dice"].agg(lambda each: nanmean(each.to_numpy()))
+    return table.join(dice.unstack("drawn").mean(axis=1).rename("dice"), on=SOURCE)
 
 
 # ---------------------------------------------------------------- does the score predict?
@@ -304,61 +307,53 @@ def trusted(agreement: pd.DataFrame) -> pd.DataFrame:
 # ---------------------------------------------------------------- distances and their nulls
 
 
-def apart_networks(run: Experiment) -> Iterator[dict[str, Any]]:
-    """Arguments of `Experiment.model` for the pairs whose distance is taken, from a shared and an independent start."""
-    for seed in grid.seeds(run, "distances and their nulls")[0]:
-        for _, (judged, others) in _pairs(run, seed).items():
-            yield from (judged, *others.values())
-
-
-def _pairs(run: Experiment, seed: int) -> dict[str, tuple[dict, dict[str, dict]]]:
-    """{start: (target, {label: other network})}."""
+def _trios(run: Run, seed: int) -> dict[str, dict[str, dict[str, Any]]]:
+    """{start: {target, source or other seed: arguments of `networks.model`}}."""
     other = grid.seeds(run, "distances and their nulls")[1][0]
-    shared = {"source": grid.source(other, seed), "other seed": grid.again(other, seed)}
-    alone = {
-        label: {name: value for name, value in each.items() if name != "common"} | {"start": "independent"}
-        for label, each in shared.items()
-    }
-    return {"shared": (grid.target(seed), shared), "independent": (grid.target(seed) | {"start": "independent"}, alone)}
+    given = (grid.target(seed), grid.source(other, seed), grid.other_seed(other, seed))
+    shared = dict(zip(("target", *OTHERS), given, strict=True))
+    alone = {label: each | {"start": "independent", "common": None} for label, each in shared.items()}
+    return {"shared": shared, "independent": alone}
 
 
-def distances_calls(run: Experiment, network: str) -> Iterator[Call]:
-    """One for each target."""
-    for seed in grid.seeds(run, "distances and their nulls")[0]:
-        yield run, "distances", {"network": network, "seed": seed}
+def distances(run: Run, network: str, seed: int) -> Job:
+    """RMSE of kernels beside what independent movement gives, and after aligning channels.
 
-
-def distances(run: Experiment, network: str, seed: int) -> pd.DataFrame:
-    """RMSE of kernels beside what independent movement gives, and after aligning channels; from the store or now.
+    Args:
+        run: of the chapter; it is brought to the chapter's scale, see `grid.scaled`.
+        network: unet or pspnet.
+        seed: of the target.
 
     Returns:
-        DataFrame[network, target, start, other, layer, name, rmse, relative, apart, null, ratio, aligned].
+        The job of DataFrame[start, other, layer, name, rmse, relative, apart, null, ratio, aligned].
     """
-    pairs = _pairs(run, seed)
-    keys = [run.key(network, **each) for judged, others in pairs.values() for each in (judged, *others.values())]
-
-    def make() -> tuple[pd.DataFrame, dict]:
-        example, parts = run.slices("acdc").images[:1].to(run.device), []
-        for start, (judged, others) in pairs.items():
-            model, begun = run.model(network, **judged), run.start(network, **judged)
-            for label, each in others.items():
-                models = {"target": model, "other": run.model(network, **each)}
-                found = sources.between(models, {"target": begun, "other": run.start(network, **each)}, example)
-                found = found[found["kind"] == "W"].assign(start=start, other=label)
-                moved = rmse(*models.values(), align=True)
-                parts.append(found.merge(moved.loc[moved["kind"] == "W", ["name", "aligned"]], how="left"))
-        table = pd.concat(parts, ignore_index=True).assign(ratio=lambda table: table["rmse"] / table["null"])
-        columns = ["start", "other", "layer", "name", "rmse", "relative", "apart", "null", "ratio", "aligned"]
-        return table[columns], {}
-
-    key = {"table": "distances", "recipe": run.recipes["prediction"], "networks": [digest(each) for each in keys]}
-    found = run.kept(key, keys, "distances", make)[0]
-    return pd.DataFrame({"network": network, "target": seed}, found.index).join(found)
+    run = grid.scaled(run)
+    trios = _trios(run, seed)
+    models, starts = (
+        {start: {label: of(run, network, **each) for label, each in three.items()} for start, three in trios.items()}
+        for of in (networks.model, networks.start)
+    )
+    return run.job(distances_and_nulls, "distances", models=models, starts=starts, slices=run.data("acdc"))
 
 
-def apart(run: Experiment, network: str) -> pd.DataFrame:
-    """`distances` of all targets."""
-    return pd.concat([run.distances(**arguments) for _, _, arguments in distances_calls(run, network)])
+def distances_and_nulls(
+    models: dict[str, dict[str, nn.Module]], starts: dict[str, dict[str, nn.Module]], slices: Slices, device: str
+) -> pd.DataFrame:
+    """See `distances`."""
+    example, parts = slices.images[:1].to(device), []
+    for start, label in itertools.product(models, OTHERS):
+        pair, begun = ({name: each[start][name] for name in ("target", label)} for each in (models, starts))
+        found = sources.between(pair, begun, example)
+        found = found[found["kind"] == "W"].assign(start=start, other=label)
+        parts.append(found.merge(aligned(*pair.values()), how="left"))
+    table = pd.concat(parts, ignore_index=True).assign(ratio=lambda table: table["rmse"] / table["null"])
+    return table[["start", "other", "layer", "name", "rmse", "relative", "apart", "null", "ratio", "aligned"]]
+
+
+def apart(run: Run, network: str) -> Job:
+    """The job of DataFrame[network, target, start, other, ..., aligned]: `distances` of all targets."""
+    targets = grid.seeds(run, "distances and their nulls")[0]
+    return stack(({"network": network, "target": seed}, distances(run, network, seed)) for seed in targets)
 
 
 def apart_means(apart: pd.DataFrame) -> pd.DataFrame:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+import dataclasses
+import itertools
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,23 +13,18 @@ from torch import nn
 
 from prr import donors, reuse
 from prr.data import Slices
-from prr.errors import NetworkError, OptionError
-from prr.figures import Words
+from prr.errors import OptionError
 from prr.layers import parameter_table
 from prr.metrics import crossed_interval, foreground_dice
-from prr.study import grid, paper, training
-from prr.study.jobs import Call
-from prr.study.models import TITLES, derived
+from prr.reuse import device_of
+from prr.study import grid, networks, training, transplants
+from prr.study.display import Words
+from prr.study.jobs import Job, stack
+from prr.study.models import TITLES, seed_of
+from prr.study.run import Run
 from prr.study.starts import initial
-from prr.study.store import Key, digest
 
-if TYPE_CHECKING:
-    from prr.study.experiment import Experiment
-
-# Goes into every stored table's key: raise it when a change here changes what a transplant or a training gives.
-RECIPE = 1
 DEPTHS = 5  # numbers of layers for which prefixes are tried
-TOLERANCE = paper.tolerances()["drop"]
 JOINT = ("source", "other seed", "start", "random")
 KERNELS, UNITS, PREFIX, NONE = "passing kernels", "passing kernels with batch norm", "first layers", "nothing"
 
@@ -63,79 +59,85 @@ def units(model: nn.Module, example: torch.Tensor) -> pd.DataFrame:
 
 
 def depths(count: int) -> list[int]:
-    """Numbers of first layers to try, evenly from few to all but the classifier."""
+    """Numbers of first layers to try, evenly from few to all but the classifier.
+
+    >>> depths(26)
+    [5, 10, 15, 20, 25]
+    """
     return sorted(set(np.linspace(0, count - 1, DEPTHS + 1).round().astype(int).tolist()) - {0})
 
 
 # ---------------------------------------------------------------- without training
 
 
-def joint_calls(run: Experiment, network: str) -> Iterator[Call]:
-    """One for each target."""
-    for seed in grid.seeds(run, "joint transplants")[0]:
-        yield run, "jointly", {"network": network, "seed": seed}
-
-
-def jointly(run: Experiment, network: str, seed: int) -> pd.DataFrame:
-    """Sets of parameters put into a target at once, without training; from the store or made now.
+def transplant_sets(run: Run, network: str, seed: int) -> Job:
+    """Sets of parameters put into a target at once, without training.
 
     The sets: the kernels whose drop by the source, mean over patients, is within the tolerance one by one; the same
     with what stands between them and the next convolution (bias and batch norm); the first n layers with all that they
-    have. Each is scored as it is, and with running statistics estimated anew on the validation images.
+    have. Each is scored as it is, and with running statistics re-estimated on the validation images.
 
     Args:
-        run: at the scale of the chapter.
+        run: of the chapter; it is brought to the chapter's scale, see `grid.scaled`.
         network: unet or pspnet.
         seed: of the target.
 
     Returns:
-        DataFrame[network, target, control, set, n, recalibrated, drop]; n: layers that are replaced. The last row,
-        control own, has nothing replaced and statistics estimated anew.
+        The job of DataFrame[control, set, n, recalibrated, drop]; n: layers that are replaced. The last row of each
+        half, control own, has nothing replaced.
     """
+    run = grid.scaled(run)
     other = grid.seeds(run, "joint transplants")[1][0]
-    judged, givers = grid.target(seed), {"source": grid.source(other, seed)}
-    givers["other seed"] = grid.again(other, seed)
-    keys = [run.key(network, **each) for each in (judged, *givers.values())]
-
-    def make() -> tuple[pd.DataFrame, dict]:
-        model, part = run.model(network, **judged), run.slices("acdc").validation.every(run.profile.grid_every)
-        models = {name: run.model(network, **each) for name, each in givers.items()}
-        models |= {"start": run.start(network, **judged), "random": donors.random(model, seed)}
-        table = units(model, part.images[:1].to(run.device))
-        own = reuse.values(model, part, foreground_dice, batch_size=32)
-        drop = run.drops(network, judged, givers["source"]).groupby("layer")["drop"].mean()
-        passing = table[table["kind"].eq("W") & table["layer"].isin(drop.index[drop <= TOLERANCE])]["unit"]
-        sets = {
-            (KERNELS, len(passing)): table[table["unit"].isin(passing) & (table["kind"] == "W")],
-            (UNITS, len(passing)): table[table["unit"].isin(passing)],
-            **{(PREFIX, n): table[table["unit"] <= n] for n in depths(table["unit"].max())},
-        }
-        rows = [
-            (name, *each, *_both(model, models[name], part, pairs, own))
-            for name in JOINT
-            for each, pairs in sets.items()
-        ]
-        rows.append(("own", NONE, 0, *_both(model, model, part, table.head(0), own)))
-        found = pd.DataFrame(rows, columns=["control", "set", "n", "False", "True"])
-        found = found.melt(["control", "set", "n"], ["False", "True"], "recalibrated", "drop")
-        return found.assign(recalibrated=found["recalibrated"] == "True"), {}
-
-    key = {"table": "jointly", "tolerance": TOLERANCE}
-    key |= {"recipe": [run.recipes[each] for each in ("prefixes", "reuse", "donors")]}
-    key |= {"every": run.profile.grid_every, "networks": [digest(each) for each in keys]}
-    found = run.kept(key, keys, "joint transplants", make)[0]
-    return pd.DataFrame({"network": network, "target": seed}, found.index).join(found)
+    judged, source = grid.target(seed), grid.source(other, seed)
+    sources = {
+        "source": networks.model(run, network, **source),
+        "other seed": networks.model(run, network, **grid.other_seed(other, seed)),
+        "start": networks.start(run, network, **judged),
+    }
+    return run.job(
+        transplanted, "joint transplants", target=networks.model(run, network, **judged), sources=sources,
+        drops=transplants.drops(run, network, judged, source), slices=run.data("acdc"), seed=seed,
+        every=run.profile.grid_every, tolerance=run.profile.tolerance,
+    )  # fmt: skip
 
 
-def _both(model: nn.Module, source: nn.Module, part: Slices, pairs: pd.DataFrame, before: np.ndarray) -> list[float]:
-    """The drops of `prr.reuse.joint` with running statistics as they come, and anew."""
-    found = [reuse.joint(model, source, part, pairs, recalibrated=anew, before=before) for anew in (False, True)]
-    return [each["drop"] for each in found]
+def transplanted(
+    target: nn.Module, sources: dict[str, nn.Module], drops: pd.DataFrame, slices: Slices, seed: int, every: int,
+    tolerance: float,
+) -> pd.DataFrame:  # fmt: skip
+    """See `transplant_sets`."""
+    part = slices.validation.every(every)
+    table = units(target, part.images[:1].to(device_of(target)))
+    before = reuse.values(target, part, foreground_dice, batch_size=32)
+    givers = sources | {"random": donors.random(target, seed), "own": target}
+    chosen = [(name, *each) for name in JOINT for each in sets(table, drops, tolerance)]
+    rows = []
+    for anew in (False, True):
+        for name, what, n, pairs in [*chosen, ("own", NONE, 0, table.head(0))]:
+            found = reuse.joint_transplant(target, givers[name], part, pairs, recalibrated=anew, before=before)
+            rows.append((name, what, n, anew, found["drop"]))
+    return pd.DataFrame(rows, columns=["control", "set", "n", "recalibrated", "drop"])
 
 
-def joint(run: Experiment, network: str) -> pd.DataFrame:
-    """`jointly` of all targets."""
-    return pd.concat([run.jointly(**arguments) for _, _, arguments in joint_calls(run, network)], ignore_index=True)
+def sets(table: pd.DataFrame, drops: pd.DataFrame, tolerance: float) -> list[tuple[str, int, pd.DataFrame]]:
+    """(name, n, DataFrame[kind, layer, name, unit]) of every set that is put in at once; see `transplant_sets`.
+
+    Args:
+        table: from `units`.
+        drops: DataFrame[layer, drop, ...] of single kernels, a row for each patient.
+        tolerance: mean drop that counts as none.
+    """
+    drop = drops.groupby("layer")["drop"].mean()
+    passing = table[(table["kind"] == "W") & table["layer"].isin(drop.index[drop <= tolerance])]
+    whole = table[table["unit"].isin(passing["unit"])]
+    first = [(PREFIX, n, table[table["unit"] <= n]) for n in depths(table["unit"].max())]
+    return [(KERNELS, len(passing), passing), (UNITS, len(passing), whole), *first]
+
+
+def joint(run: Run, network: str) -> Job:
+    """The job of DataFrame[network, target, control, set, n, recalibrated, drop]: `transplant_sets` of all targets."""
+    targets = grid.seeds(run, "joint transplants")[0]
+    return stack(({"network": network, "target": seed}, transplant_sets(run, network, seed)) for seed in targets)
 
 
 def joint_means(joint: pd.DataFrame) -> pd.DataFrame:
@@ -150,97 +152,102 @@ def joint_means(joint: pd.DataFrame) -> pd.DataFrame:
 # ---------------------------------------------------------------- with training
 
 
-def trained_calls(run: Experiment, network: str) -> Iterator[Call]:
-    """One for each training of a prefix."""
-    count = _layers(run, network)
-    for seed in grid.seeds(run, "prefixes with training")[0]:
-        yield run, "prefix", {"network": network, "seed": seed, "prefix": NOTHING, "n": 0}
-        for prefix in PREFIXES:
-            for n in depths(count):
-                yield run, "prefix", {"network": network, "seed": seed, "prefix": prefix, "n": n}
+def prefix(run: Run, network: str, seed: int, prefix: str, n: int) -> Job:
+    """Load the first n layers into a fresh network, train the rest for a short time.
 
-
-def _layers(run: Experiment, network: str) -> int:
-    """Live convolutions of a network."""
-    model = initial(network, getattr(run.profile, f"{network}_width"), "independent", "prefix", "segmentation", 0)
-    size = run.profile.size
-    return int(units(model.eval(), torch.zeros(1, 1, size, size))["unit"].max())
-
-
-def prefix(run: Experiment, network: str, seed: int, prefix: str, n: int) -> pd.DataFrame:
-    """Load the first n layers into a fresh network, train the rest for a short time; from the store or made now.
-
-    The fresh network has a start of its own. An untrained prefix is that network's own, fixed but for its running
-    statistics, which belong to no other network.
+    An untrained prefix is the fresh network's own, fixed but for its running statistics, which belong to no other
+    network.
 
     Args:
-        run: at the scale of the chapter.
+        run: of the chapter; it is brought to the chapter's scale, see `grid.scaled`.
         network: unet or pspnet.
         seed: of the target that is "own", of the fresh start, order and augmentation.
         prefix: one of PREFIXES, or "nothing loaded".
         n: convolutions from the input, each with what stands before the next.
 
     Returns:
-        DataFrame[network, target, prefix, n, patient, dice]: foreground Dice of the validation patients.
+        The job of DataFrame[patient, dice]: foreground Dice of the validation patients.
 
     Raises:
         OptionError: an unknown prefix.
-        NetworkError: training has diverged.
     """
     if prefix not in (*PREFIXES, NOTHING):
         raise OptionError(f"prefix {prefix!r}: expected one of {', '.join((*PREFIXES, NOTHING))}")
+    run = grid.scaled(run)
     giver, frozen = PREFIXES.get(prefix, Prefix("", False))
-    source = {"source": grid.source(grid.seeds(run, "prefixes with training")[1][0], seed), "own": grid.target(seed)}
-    key = run.key(network, "acdc", "segmentation", "independent", seed, steps=grid.short(run))
-    key |= {"table": "prefix", "prefix": prefix if n else NOTHING, "n": n}
-    key |= {"prefix recipe": [run.recipes["prefixes"], run.recipes["reuse"]]}
-    given = [run.key(network, **source[giver])] if giver and n else []
-    key |= {"source": digest(given[0])} if given else {}
-
-    def make() -> tuple[pd.DataFrame, dict]:
-        model = fresh(run, network, "prefix", seed)
-        other = run.model(network, **source[giver]) if giver else model
-        model = loaded(model, other, run.slices("acdc").images[:1].to(run.device), n, giver, frozen)
-        return trained(model, run.slices("acdc"), key, run.progress), {}
-
-    found = run.kept(key, [key, *given], f"{prefix}, {n} layers", make)[0]
-    return pd.DataFrame({"network": network, "target": seed, "prefix": prefix, "n": n}, found.index).join(found)
+    others = {"source": grid.source(grid.seeds(run, "prefixes with training")[1][0], seed), "own": grid.target(seed)}
+    source = networks.model(run, network, **others[giver]) if giver else None
+    return short_training(run, f"{prefix}, {n} layers", network, "prefix", seed, source, n=n, frozen=frozen)
 
 
-def fresh(run: Experiment, network: str, what: str, seed: int) -> nn.Module:
-    """An untrained network with a start that no other network of the study has."""
-    width = getattr(run.profile, f"{network}_width")
-    return initial(network, width, "independent", what, "segmentation", seed).to(run.device)
+def short_training(
+    run: Run, title: str, network: str, what: str, seed: int, source: Job | None, *, n: int | None,
+    frozen: bool = False, patients: int | None = None,
+) -> Job:  # fmt: skip
+    """Load layers into a fresh network, train it on ACDC for a short time, score it on the validation part.
+
+    Args:
+        run: at the scale of the chapter.
+        title: for provenance.
+        network: unet or pspnet.
+        what: names the fresh network, which has a start that no other network of the study has.
+        seed: of the fresh start, of the draw of patients, of order and augmentation.
+        source: network that gives; None: what would be loaded is the fresh network's own.
+        n: convolutions that are loaded, from the input, each with what stands before the next; None: all but the
+            classifier.
+        frozen: they are fixed; but for running statistics that nobody has given.
+        patients: train on n patients only; None: on all of the training part.
+
+    Returns:
+        The job of DataFrame[patient, dice]: foreground Dice of the validation patients.
+    """
+    start = {"network": network, "start": "independent", "seed": seed}
+    fresh = run.job(initial, **start, width=networks.width_of(run, network), dataset=what, task="segmentation")
+    job = run.job(
+        shortly_trained, title, fresh=fresh, source=source, slices=run.data("acdc"), what=what, seed=seed, n=n,
+        frozen=frozen, patients=patients, steps=grid.short(run), batch_size=run.profile.batch_size,
+        learning_rate=run.profile.learning_rate,
+    )  # fmt: skip
+    return dataclasses.replace(job, labels=start | {"normalisation": run.profile.normalisation})
 
 
-def loaded(
-    model: nn.Module, source: nn.Module, example: torch.Tensor, n: int, giver: str, frozen: bool
-) -> nn.Module:  # fmt: skip
-    """A copy with its first n layers from the source, fixed or not; statistics of an untrained prefix stay free."""
-    table = units(model.eval(), example)
-    plan = table[(table["unit"] <= n) & (bool(giver) | ~table["kind"].isin(["RM", "RV"]))]
-    return reuse.apply_plan(model, source, plan[["kind", "name"]].assign(action="reuse" if frozen else "fine-tune"))
-
-
-def trained(model: nn.Module, data: Slices, key: Key, progress: bool) -> pd.DataFrame:
-    """DataFrame[patient, dice] on the validation patients after training in place."""
-    options = {name: key[name] for name in ("steps", "batch_size", "learning_rate")}
+def shortly_trained(
+    fresh: nn.Module, source: nn.Module | None, slices: Slices, what: str, seed: int, n: int | None, frozen: bool,
+    patients: int | None, steps: int, batch_size: int, learning_rate: float, device: str, progress: bool,
+) -> pd.DataFrame:  # fmt: skip
+    """See `short_training`."""
+    data = slices if patients is None else networks.draw(slices, patients, seed)
+    model = loaded(fresh.to(device), source, data.images[:1].to(device), n, frozen)
     training.fit(
-        model, data, key["task"], seed=derived(key["seed"], key["table"]), progress=progress, checkpoints=0, **options
-    )
-    if not all(value.isfinite().all() for value in model.state_dict().values()):
-        raise NetworkError(
-            f"{key['network']}, {key['table']}: NaN or infinite weights after training with learning_rate="
-            f"{key['learning_rate']:g}; take a smaller one"
-        )
+        model, data, "segmentation", steps=steps, batch_size=batch_size, learning_rate=learning_rate,
+        seed=seed_of(seed, what), progress=progress, checkpoints=0,
+    )  # fmt: skip
     part = data.validation
     dice = foreground_dice(reuse.predict(model.eval(), part.images), part)
     return pd.DataFrame({"patient": part.patient.unique().tolist(), "dice": dice})
 
 
-def prefixes(run: Experiment, network: str) -> pd.DataFrame:
-    """`prefix` of all targets, prefixes and numbers of layers."""
-    return pd.concat([run.prefix(**arguments) for _, _, arguments in trained_calls(run, network)], ignore_index=True)
+def loaded(
+    model: nn.Module, source: nn.Module | None, example: torch.Tensor, n: int | None, frozen: bool
+) -> nn.Module:  # fmt: skip
+    """A copy with layers from the source, fixed or not; statistics that nobody has given stay free."""
+    table = units(model.eval(), example)
+    chosen = table["unit"] <= (table["unit"].max() - 1 if n is None else n)
+    if source is None:
+        source, chosen = model, chosen & ~table["kind"].isin(["RM", "RV"])
+    plan = table.loc[chosen, ["kind", "name"]].assign(action="reuse" if frozen else "fine-tune")
+    return reuse.apply_plan(model, source, plan)
+
+
+def prefixes(run: Run, network: str) -> Job:
+    """The job of DataFrame[network, target, prefix, n, patient, dice]: `prefix` of all targets, prefixes and n."""
+    run = grid.scaled(run)
+    count = networks.parameters(run, network).query("kind == 'W'")["live"].sum()
+    tried = [(NOTHING, 0), *itertools.product(PREFIXES, depths(count))]
+    return stack(
+        ({"network": network, "target": seed, "prefix": name, "n": n}, prefix(run, network, seed, name, n))
+        for seed, (name, n) in itertools.product(grid.seeds(run, "prefixes with training")[0], tried)
+    )
 
 
 def prefix_means(prefixes: pd.DataFrame) -> pd.DataFrame:
@@ -251,7 +258,7 @@ def prefix_means(prefixes: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         DataFrame[network, prefix, n, dice, gain, gain_low, gain_high, beyond, beyond_low, beyond_high]: 95 % limits
-        over targets and patients (patients alone with one target), which hold together for the n of a prefix. gain:
+        over targets and patients (patients alone with one target), simultaneous (max-t) for the n of a prefix. gain:
         over nothing loaded; beyond: over untrained, frozen.
     """
     table = prefixes.assign(source=0)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from prr.figures import Words
+from prr import donors
 from prr.metrics import crossed_interval
-from prr.study import grid, paper, prediction, prefixes
-from prr.study.jobs import Call
+from prr.study import grid, paper, transplants
+from prr.study.display import Words
+from prr.study.jobs import Job, derived, stack
 from prr.study.models import TITLES
+from prr.study.run import Run
 
-if TYPE_CHECKING:
-    from prr.study.experiment import Experiment
-
-TOLERANCE = paper.tolerances()["drop"]
-# control: (what `Experiment.drops` calls it, the part of the chapter that it belongs to)
+# control: (what `transplants.drops` calls it, the part of the chapter that it belongs to)
 CONTROLS = {
     "source": ("source", "kernels from the source"),
     "other seed": ("source", "kernels from another seed"),
@@ -32,89 +31,51 @@ CONTROLS = {
 OF_ALL_KINDS = ("source", "start", "random", "shuffled")
 REDUNDANT, REUSED, LOST, UNDECIDED = "redundant", "reused", "lost", "undecided"
 VERDICTS = (REDUNDANT, REUSED, LOST, UNDECIDED)
-RUN = ["control", "target", "source"]
-
-
-# ---------------------------------------------------------------- what is run
-
-
-def swept(run: Experiment, control: str) -> Iterator[tuple[Experiment, dict[str, Any]]]:
-    """(run, arguments of `Experiment.drops` but for the network) of each sweep with one control.
-
-    A donor that is drawn has a seed of its own for each target and draw.
-    """
-    donor, part = CONTROLS[control]
-    for seed in grid.seeds(run, part)[0]:
-        for other in grid.seeds(run, part)[1]:
-            giver = (grid.again if control == "other seed" else grid.source)(other, seed)
-            drawn = seed + grid.AGAIN * (other - run.seed)
-            by = run if donor in ("source", "start", "own") else run.variant(seed=drawn)
-            yield by, {"target": grid.target(seed), "source": giver, "donor": donor}
-
-
-def sweeps(run: Experiment, network: str) -> Iterator[Call]:
-    """Every sweep of kernels with every control, and those of all kinds."""
-    for control in CONTROLS:
-        yield from ((by, "drops", {"network": network, **arguments}) for by, arguments in swept(run, control))
-    if network in grid.ranked_networks(run):
-        for control in OF_ALL_KINDS:
-            by, arguments = next(swept(run, control))
-            yield by, "drops", {"network": network, "kinds": paper.KINDS, **arguments}
-
-
-def networks(run: Experiment) -> Iterator[tuple[Experiment, dict[str, Any]]]:
-    """(experiment, arguments of its `model`) of every network that chapter 9 needs, some perhaps twice."""
-    run = grid.scaled(run)
-    for network in grid.NETWORKS:
-        for control in ("source", "other seed"):
-            for by, arguments in swept(run, control):
-                yield by, {"network": network, **arguments["target"]}
-                yield by, {"network": network, **arguments["source"]}
-        for arguments in prediction.apart_networks(run):
-            yield run, {"network": network, **arguments}
-    for network in grid.ranked_networks(run):
-        for seed in grid.seeds(run, grid.RANKED)[0]:
-            for arguments in prediction.candidates(run, seed).values():
-                yield run, {"network": network, **arguments}
-
-
-def calls(run: Experiment) -> list[list[Call]]:
-    """What chapter 9 shows and is no network, in waves: those of the second rest on the sweeps of the first."""
-    run = grid.scaled(run)
-    first = [call for network in grid.NETWORKS for call in sweeps(run, network)]
-    first += [call for network in grid.NETWORKS for call in prediction.distances_calls(run, network)]
-    second = [call for network in grid.NETWORKS for call in prefixes.joint_calls(run, network)]
-    for network in grid.ranked_networks(run):
-        first += [*prefixes.trained_calls(run, network), *prediction.calls(run, network)]
-    return [first, second]
 
 
 # ---------------------------------------------------------------- from sweeps to tables
 
 
-def controls(run: Experiment, network: str) -> pd.DataFrame:
+def sweeps(
+    run: Run, network: str, control: str, kinds: Sequence[str] = ("W",)
+) -> Iterator[tuple[dict[str, Any], Job]]:  # fmt: skip
+    """Every sweep with one control, with the labels that tell it apart.
+
+    A donor that is drawn has a seed of its own for each target and draw.
+    """
+    donor, part = CONTROLS[control]
+    for seed, other in itertools.product(*grid.seeds(run, part)):
+        giver = (grid.other_seed if control == "other seed" else grid.source)(other, seed)
+        drawn = seed + grid.OTHER_SEED * (other - run.seed)
+        by = run.variant(seed=drawn) if donor in donors.DRAWN else run
+        labels = {"network": network, "control": control, "target": seed, "source": giver["seed"]}
+        yield labels, transplants.drops(by, network, grid.target(seed), giver, donor, kinds=kinds)
+
+
+def controls(run: Run, network: str) -> Job:
     """Drops of foreground Dice when each kernel in turn comes from the source, or from a control.
 
     Args:
-        run: at the scale of the chapter, see `grid.scaled`.
+        run: of the chapter; it is brought to the chapter's scale, see `grid.scaled`.
         network: unet or pspnet.
 
     Returns:
-        DataFrame[network, control, target, source, layer, name, patient, drop, rmse, relative]; target and source are
-        seeds (source: of the draw, where the donor is drawn).
+        The job of DataFrame[network, control, target, source, layer, name, patient, drop, rmse, relative]; target and
+        source are seeds (source: of the draw, where the donor is drawn).
     """
-    parts = []
-    for control in CONTROLS:
-        for by, arguments in swept(run, control):
-            found = by.drops(network, **arguments).drop(columns=["kind", "score"])
-            labels = {"control": control, "target": arguments["target"]["seed"], "source": arguments["source"]["seed"]}
-            parts.append(found.assign(network=network, **labels))
-    table = pd.concat(parts, ignore_index=True)
-    return table[["network", *RUN, "layer", "name", "patient", "drop", "rmse", "relative"]]
+    run = grid.scaled(run)
+    every = stack(itertools.chain.from_iterable(sweeps(run, network, control) for control in CONTROLS))
+    return run.job(of_kernels, "controls", drops=every)
+
+
+@derived
+def of_kernels(drops: pd.DataFrame) -> pd.DataFrame:
+    """See `controls`."""
+    return drops.drop(columns=["kind", "score"])
 
 
 def means(controls: pd.DataFrame) -> pd.DataFrame:
-    """Mean drop of each layer under each control, with 95 % limits that hold together for all layers of a control.
+    """Mean drop of each layer under each control, with 95 % simultaneous intervals (max-t) over a control's layers.
 
     Args:
         controls: from `controls`, of one network.
@@ -132,7 +93,7 @@ def means(controls: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def judged(controls: pd.DataFrame, tolerance: float = TOLERANCE) -> pd.DataFrame:
+def judged(controls: pd.DataFrame, tolerance: float) -> pd.DataFrame:
     """Each layer's reuse index and verdict.
 
     Args:
@@ -141,12 +102,12 @@ def judged(controls: pd.DataFrame, tolerance: float = TOLERANCE) -> pd.DataFrame
 
     Returns:
         DataFrame[network, layer, name, source, start, random, index, index_low, index_high, adds, adds_low, adds_high,
-        verdict, leaning]. source, start, random: mean drops. index: 1 - source / random, 0 where the source is no
-        better than a random donor, 1 where it is as good as the layer's own parameters; NaN unless the random donor's
-        drop is above the tolerance, limits included. Its limits are those of source - index' * random with the ratio
-        index' held, over random (Fieller's idea to first order). adds: start - source, what the source has beyond the
-        untrained start. Limits hold together for all layers. verdict: see `verdict`; leaning: the same by the means
-        alone.
+        verdict, verdict_by_mean]. source, start, random: mean drops. index: 1 - source / random, 0 where the source is
+        no better than a random donor, 1 where it is as good as the layer's own parameters; NaN unless the random
+        donor's drop is above the tolerance, limits included. Its limits are those of source - index' * random with the
+        ratio index' held, over random (Fieller's idea to first order). adds: start - source, what the source has beyond
+        the untrained start. Intervals are simultaneous over layers (max-t). verdict: see `verdict`; verdict_by_mean:
+        the same by the means alone.
     """
     controls = controls[controls["drop"].notna().groupby(controls["patient"]).transform("all")]  # the same for all
     kinds = dict(list(controls.groupby("control")))
@@ -154,7 +115,7 @@ def judged(controls: pd.DataFrame, tolerance: float = TOLERANCE) -> pd.DataFrame
     shown = means(controls).set_index(["control", "layer"])
     table = kinds["source"].drop_duplicates("layer")[["network", "layer", "name"]].set_index("layer")
     table = table.assign(**{name: shown.loc[name, "drop"] for name in ("source", "start", "random")})
-    limits = {name: shown.loc[name, ["low", "high"]] for name in ("source", "start", "random")}
+    limits = {name: shown.loc[name, ["low", "high"]] for name in ("source", "random")}
 
     draws = random.mean(1, keepdims=True)  # a random donor's draws are no sources: averaged, not crossed
     ratio = np.divide(source.mean((0, 1, 2)), draws.mean((0, 1, 2)), where=draws.mean((0, 1, 2)) != 0,
@@ -167,17 +128,20 @@ def judged(controls: pd.DataFrame, tolerance: float = TOLERANCE) -> pd.DataFrame
     adds, low, high = crossed_interval(start - source)
     table = table.assign(adds=adds, adds_low=low, adds_high=high)
     verdicts = [verdict(*limits["source"].loc[layer], *limits["random"].loc[layer], tolerance) for layer in table.index]
-    leaning = [verdict(row.source, row.source, row.random, row.random, tolerance) for row in table.itertuples()]
+    by_mean = [verdict(row.source, row.source, row.random, row.random, tolerance) for row in table.itertuples()]
     columns = ["network", "layer", "name", "source", "start", "random", "index", "index_low", "index_high"]
-    columns += ["adds", "adds_low", "adds_high", "verdict", "leaning"]
-    return table.assign(verdict=verdicts, leaning=leaning).reset_index()[columns]
+    columns += ["adds", "adds_low", "adds_high", "verdict", "verdict_by_mean"]
+    return table.assign(verdict=verdicts, verdict_by_mean=by_mean).reset_index()[columns]
 
 
-def verdict(low: float, high: float, random_low: float, random_high: float, tolerance: float = TOLERANCE) -> str:
+def verdict(low: float, high: float, random_low: float, random_high: float, tolerance: float) -> str:
     """What a layer's limits say, of the source's drop and of the random donor's.
 
     redundant: a random donor does no harm, so the layer can't show reuse; reused: a random donor does harm, and the
     source does none; lost: both do harm; undecided: an interval holds the tolerance, or there is none.
+
+    >>> verdict(-0.01, 0.02, 0.3, 0.5, tolerance=0.05)
+    'reused'
     """
     if random_high <= tolerance:
         return REDUNDANT
@@ -191,27 +155,37 @@ def verdict(low: float, high: float, random_low: float, random_high: float, tole
 def counts(judged: pd.DataFrame) -> pd.DataFrame:
     """DataFrame with networks as rows: layers of each verdict, and by the means alone."""
     parts = {}
-    for column, words in (("verdict", "with limits"), ("leaning", "by the means alone")):
+    for column, words in (("verdict", "with limits"), ("verdict_by_mean", "by the means alone")):
         table = judged.groupby("network", sort=False)[column].value_counts().unstack(fill_value=0)
         parts[words] = table.reindex(columns=list(VERDICTS), fill_value=0)
     return pd.concat(parts, axis=1).rename_axis(columns=[None, None])
 
 
-def all_kinds(run: Experiment, network: str, tolerance: float = TOLERANCE) -> pd.DataFrame:
+def all_kinds(run: Run, network: str) -> Job:
     """Every kind of parameter under four donors, one target and one source.
 
+    Args:
+        run: of the chapter, as for `controls`.
+        network: unet or pspnet.
+
     Returns:
-        DataFrame[network, kind, layers, and for each control its mean drop over layers and the share of layers whose
-        mean drop over patients is within the tolerance].
+        The job of DataFrame[network, kind, layers, and for each control its mean drop over layers and the share of
+        layers whose mean drop over patients is within the tolerance].
     """
+    run = grid.scaled(run)
+    first = {control: next(sweeps(run, network, control, paper.KINDS))[1] for control in OF_ALL_KINDS}
+    return run.job(by_kind, "all kinds", drops=first, network=network, tolerance=run.profile.tolerance)
+
+
+@derived
+def by_kind(drops: dict[str, pd.DataFrame], network: str, tolerance: float) -> pd.DataFrame:
+    """See `all_kinds`."""
     columns = {}
-    for control in OF_ALL_KINDS:
-        by, arguments = next(swept(run, control))
-        found = by.drops(network, kinds=paper.KINDS, **arguments)
+    for control, found in drops.items():
         each = found.groupby(["kind", "layer"], sort=False)["drop"].mean()
-        by_kind = each.groupby("kind", sort=False)
-        columns["layers"] = by_kind.size()
-        columns[control] = by_kind.mean()
+        of_kind = each.groupby("kind", sort=False)
+        columns["layers"] = of_kind.size()
+        columns[control] = of_kind.mean()
         columns[f"{control}: within"] = (each <= tolerance).groupby("kind", sort=False).mean()
     table = pd.DataFrame(columns).rename_axis("kind").reset_index()
     table.insert(0, "network", network)
@@ -221,17 +195,22 @@ def all_kinds(run: Experiment, network: str, tolerance: float = TOLERANCE) -> pd
 # ---------------------------------------------------------------- words
 
 
-def in_words(judged: pd.DataFrame) -> Words:
-    """What the verdicts say, a paragraph for each network."""
+def in_words(judged: pd.DataFrame, tolerance: float) -> Words:
+    """What the verdicts say, a paragraph for each network.
+
+    Args:
+        judged: from `judged`, of one or more networks.
+        tolerance: with which they were judged.
+    """
     lines = []
     for network, part in judged.groupby("network", sort=False):
-        found, mean = part["verdict"].value_counts(), part["leaning"].value_counts()
-        passing = part[part["source"] <= TOLERANCE]
-        spared = passing["random"] <= TOLERANCE
+        found, mean = part["verdict"].value_counts(), part["verdict_by_mean"].value_counts()
+        passing = part[part["source"] <= tolerance]
+        spared = passing["random"] <= tolerance
         adds, harms = part["adds_low"] > 0, part["adds_high"] < 0
         lines.append(
             f"- **{TITLES[network]}**: of {len(part)} kernels {_listed(found)}; by the means alone {_listed(mean)}. "
-            f"{len(passing)} kernels lose at most {TOLERANCE:g} to the source on average, and {spared.sum()} of these "
+            f"{len(passing)} kernels lose at most {tolerance:g} to the source on average, and {spared.sum()} of these "
             f"lose no more to a random donor. The source does better than the untrained start at {_layers(part, adds)} "
             f"and worse at {_layers(part, harms)}."
         )

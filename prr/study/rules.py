@@ -1,6 +1,7 @@
 """The rules by which a leaf of a claim is decided, each a function of numbers with their intervals.
 
-- A layer is judged by the 95 % interval of its drop, `prr.verdict.layer_verdicts`, each at 95 % by itself.
+- A layer is judged by the 95 % interval of its drop against the run's tolerance, `prr.verdict.layer_verdicts`, each at
+  95 % by itself. All other tolerances are those of data/paper/tolerances.csv.
 - An ordering, a trend or a share holds where its 95 % interval keeps clear of the bound, fails where it lies beyond it,
   else it is undecided. Intervals are over seeds (t) where results have seeds, over layers (bootstrap) where a mean or a
   correlation is over layers, Wilson's for a share of layers. Layers are no independent sample: such an interval
@@ -24,7 +25,7 @@ from prr.study import paper
 from prr.verdict import NOT_REUSABLE, REUSABLE, layer_verdicts
 
 YES, NO, UNSURE, ABSENT = "reproduced", "not reproduced", "undecided", "not attempted"
-TOLERANCE = paper.tolerances()
+TOLERANCES = paper.tolerances()
 
 
 class Leaf(NamedTuple):
@@ -40,16 +41,16 @@ class Leaf(NamedTuple):
     seeds: int = 1
 
 
-def layers(swept: pd.DataFrame, kind: str, excepted: Collection[int] | None = (), who: str = "") -> list[Leaf]:
-    """A leaf per layer: reusable, or not where it is excepted (None: all are)."""
-    judged = layer_verdicts(swept[swept["kind"] == kind], TOLERANCE["drop"])
-    return [_layer(row, excepted is None or row.layer in excepted, who) for row in judged.itertuples()]
+def layers(swept: pd.DataFrame, kind: str, tolerance: float, excepted: Collection[int] | None = ()) -> list[Leaf]:
+    """A leaf per layer: reusable within the tolerance, or not where it is excepted (None: all are)."""
+    judged = layer_verdicts(swept[swept["kind"] == kind], tolerance)
+    return [_layer(row, excepted is None or row.layer in excepted, tolerance) for row in judged.itertuples()]
 
 
-def _layer(row, excepted: bool, who: str = "") -> Leaf:
+def _layer(row: tuple, excepted: bool, tolerance: float) -> Leaf:
     meant, opposite = (NOT_REUSABLE, REUSABLE) if excepted else (REUSABLE, NOT_REUSABLE)
     verdict = {meant: YES, opposite: NO}.get(row.verdict, UNSURE)
-    return Leaf(f"{who}{row.kind} {row.layer} {meant}", row.drop, row.low, row.high, verdict, TOLERANCE["drop"])
+    return Leaf(f"{row.kind} {row.layer} {meant}", row.drop, row.low, row.high, verdict, tolerance)
 
 
 def above(leaf: str, here: float, low: float, high: float, bound: float = 0.0) -> Leaf:
@@ -65,7 +66,7 @@ def below(leaf: str, here: float, low: float, high: float, bound: float = 0.0) -
 def most(leaf: str, holds: pd.Series) -> Leaf:
     """It holds in most layers."""
     interval = stats.binomtest(int(holds.sum()), len(holds)).proportion_ci(method="wilson")
-    return above(leaf, holds.mean(), interval.low, interval.high, TOLERANCE["most"])
+    return above(leaf, holds.mean(), interval.low, interval.high, TOLERANCES["most"])
 
 
 def over_seeds(leaf: str, values: Sequence[float], bound: float = 0.0, comparisons: int = 1) -> Leaf:
@@ -94,9 +95,9 @@ def patternless(leaf: str, layer: pd.Series, value: pd.Series) -> Leaf:
 
 def number(leaf: str, printed: float, here: float, low: float, high: float, seeds: int = 1) -> Leaf:
     """The paper's number, within the tolerance of a cell."""
-    near, far = printed - TOLERANCE["cell"], printed + TOLERANCE["cell"]
+    near, far = printed - TOLERANCES["cell"], printed + TOLERANCES["cell"]
     verdict = YES if near <= low and high <= far else NO if high < near or low > far else UNSURE
-    return Leaf(leaf, here, low, high, verdict, TOLERANCE["cell"], printed, seeds)
+    return Leaf(leaf, here, low, high, verdict, TOLERANCES["cell"], printed, seeds)
 
 
 def exact(leaf: str, here: float, holds: bool, printed: float = np.nan) -> Leaf:

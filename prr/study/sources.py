@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,70 +11,61 @@ import torch
 from scipy import stats
 from scipy.cluster.hierarchy import cut_tree, linkage
 from scipy.spatial.distance import pdist, squareform
+from sklearn import config_context
+from sklearn.metrics import silhouette_score
 from torch import nn
 
+from prr.data import Slices
 from prr.errors import OptionError
-from prr.figures import Words
 from prr.layers import comparable, entries, parameter_table
 from prr.study import networks
-from prr.study.jobs import Call
-from prr.study.models import NETWORKS
-from prr.study.store import digest
+from prr.study.display import Words
+from prr.study.jobs import Job, derived, stack
+from prr.study.networks import SIX, TARGET
+from prr.study.run import Run
 
-if TYPE_CHECKING:
-    from prr.study.experiment import Experiment
-
-TARGET = "ACDC seg"  # the paper's A1
-SIX = {
-    f"{dataset.upper()} {short}": (dataset, task)
-    for dataset in ("acdc", "t1", "rvsc")
-    for short, task in (("seg", "segmentation"), ("auto", "auto-encoding"))
-}
 COUNTS = range(2, 7)  # of groups
 RUN, PAIR, LAYER = ["network", "seed"], ["first", "second"], ["kind", "layer", "name"]
 NUMBERS = ["rmse", "relative", "relative_second", "travelled_first", "travelled_second", "apart", "null"]
 
 
-def pairs(run: Experiment, network: str, seed: int | None = None, patients: int | None = None) -> pd.DataFrame:
-    """RMSE between every two of the six networks, and the null beside it; networks are trained if need be.
+def pairs(run: Run, network: str, seed: int | None = None, patients: int | None = None) -> Job:
+    """RMSE between every two of the six networks, and the null beside it.
 
     Args:
-        run: the experiment that has the networks.
+        run: profile, data and seed.
         network: unet or pspnet.
-        seed: None: the experiment's.
-        patients: of the target's training; None: all. The other five networks are trained on all of theirs.
+        seed: None: the run's.
+        patients: n of the target's training, drawn by the seed; None: all. The other five networks are trained on all
+            of theirs.
 
     Returns:
-        DataFrame[network, seed, first, second, kind, layer, name, ...] with the columns of `between`, from the store or
-        made now.
+        The job of the table of `between`.
 
     Raises:
-        OptionError: an unknown network, or more patients than there are.
+        OptionError: an unknown network.
     """
-    seed = run.seed if seed is None else seed
-    few = {label: {"patients": patients} if label == TARGET else {} for label in SIX}
-    keys = {label: run.key(network, *each, seed=seed, **few[label]) for label, each in SIX.items()}
-
-    def make() -> tuple[pd.DataFrame, dict]:
-        models = {label: networks.trained(run, each) for label, each in keys.items()}
-        starts = {label: run.start(network, *each, seed=seed) for label, each in SIX.items()}
-        return between(models, starts, run.slices("acdc").images[:1].to(run.device)), {}
-
-    key = {"table": "pairs", "network": network, "recipe": run.recipes["measures"]}
-    key |= {"networks": [digest(each) for each in keys.values()]}
-    found = run.kept(key, list(keys.values()), "distances of pairs", make)[0]
-    return pd.DataFrame({"network": network, "seed": seed}, found.index).join(found)
+    models = {
+        label: networks.model(run, network, *each, seed=seed, patients=patients if label == TARGET else None)
+        for label, each in SIX.items()
+    }
+    starts = {label: networks.start(run, network, *each, seed=seed) for label, each in SIX.items()}
+    return run.job(measured, "distances of pairs", models=models, starts=starts, slices=run.data("acdc"))
 
 
-def over_seeds(run: Experiment, network: str, patients: int | None = None) -> pd.DataFrame:
-    """`pairs` of all the experiment's seeds."""
-    return pd.concat([pairs(run, network, seed, patients) for seed in run.seeds], ignore_index=True)
+def measured(models: dict[str, nn.Module], starts: dict[str, nn.Module], slices: Slices, device: str) -> pd.DataFrame:
+    """See `pairs`."""
+    return between(models, starts, slices.images[:1].to(device))
 
 
-def calls(run: Experiment) -> list[Call]:
-    """`pairs` of both networks, with the target trained on all patients and on few."""
-    each = itertools.product(NETWORKS, run.seeds, (None, run.profile.few_patients))
-    return [(run, "pairs", dict(zip(("network", "seed", "patients"), one, strict=True))) for one in each]
+def over_seeds(run: Run, network: str, patients: int | None = None) -> Job:
+    """`pairs` of all the run's seeds: the job of DataFrame[network, seed, ...] with the columns of `between`."""
+    return stack(({"network": network, "seed": seed}, pairs(run, network, seed, patients)) for seed in run.seeds)
+
+
+def few(run: Run, network: str) -> Job:
+    """`ranking` against a target that was trained on the profile's few patients, from the same start."""
+    return run.job(ranking, pairs=over_seeds(run, network, run.profile.few_patients))
 
 
 def between(models: dict[str, nn.Module], starts: dict[str, nn.Module], example: torch.Tensor) -> pd.DataFrame:
@@ -114,7 +104,13 @@ def between(models: dict[str, nn.Module], starts: dict[str, nn.Module], example:
 def _tensors(target: nn.Module, model: nn.Module) -> dict[tuple[str, str], torch.Tensor]:
     """All tensors of a network that matches the target: `prr.rmse` would check and read it again for each pair."""
     comparable(target, model)
-    return {(kind, name): value.detach().cpu() for kind, _, name, value in entries(model)}
+    return {(kind, name): _laid_out(value) for kind, _, name, value in entries(model)}
+
+
+def _laid_out(value: torch.Tensor) -> torch.Tensor:
+    """On the CPU, a kernel in the order in which trained networks keep it: last digits of a sum follow the order."""
+    value = value.detach().cpu()
+    return value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
 
 
 def _distances(ends: dict[str, torch.Tensor], begins: dict[str, torch.Tensor]) -> list[tuple[float, ...]]:
@@ -135,11 +131,12 @@ def _rms(values: torch.Tensor) -> np.float64:
     return np.sqrt(values.square().mean().numpy())
 
 
+@derived
 def ranking(pairs: pd.DataFrame) -> pd.DataFrame:
     """The five sources against ACDC segmentation, nearest first.
 
     Args:
-        pairs: from `pairs` or `over_seeds`.
+        pairs: from `over_seeds`.
 
     Returns:
         DataFrame[network, seed, source, rmse, relative, null, travelled, rank]: means over the kernels W; travelled:
@@ -165,7 +162,7 @@ def travel(pairs: pd.DataFrame) -> pd.DataFrame:
     """How much of an order by RMSE is only the order by the way that each network has gone.
 
     Args:
-        pairs: from `pairs` or `over_seeds`.
+        pairs: from `over_seeds`.
 
     Returns:
         DataFrame[network, seed, over, count, correlation, ratio_low, ratio_high]: Spearman's correlation of rmse with
@@ -183,7 +180,7 @@ def matrix(pairs: pd.DataFrame, network: str) -> pd.DataFrame:
     """Mean relative RMSE of every two networks, the same both ways: over the root of the product of both rms.
 
     Args:
-        pairs: from `pairs` or `over_seeds`; means over W and over seeds.
+        pairs: from `over_seeds`; means over W and over seeds.
         network: unet or pspnet.
 
     Returns:
@@ -227,17 +224,7 @@ def agreement(ranking: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["network", "seed", "other", "tau"])
 
 
-def few(run: Experiment, network: str) -> pd.DataFrame:
-    """`ranking` against a target that was trained on the profile's few patients, from the same start.
-
-    Returns:
-        DataFrame[network, seed, source, rmse, relative, null, travelled, rank, patients].
-    """
-    patients = run.profile.few_patients
-    return ranking(over_seeds(run, network, patients)).assign(patients=patients)
-
-
-def beside(full: pd.DataFrame, few: pd.DataFrame) -> pd.DataFrame:
+def with_few_patients(full: pd.DataFrame, few: pd.DataFrame) -> pd.DataFrame:
     """DataFrame[network, seed, source, relative_full, rank_full, relative_few, rank_few]: two of `ranking`, joined."""
     columns = [*RUN, "source", "relative", "rank"]
     return full[columns].merge(few[columns], on=[*RUN, "source"], suffixes=("_full", "_few"), validate="1:1")
@@ -250,7 +237,7 @@ def groups(pairs: pd.DataFrame, network: str) -> pd.DataFrame:
     """Into how many groups the curves of RMSE over layers fall.
 
     Args:
-        pairs: from `pairs` or `over_seeds`; log RMSE of W, mean over seeds, clustered by average linkage.
+        pairs: from `over_seeds`; log RMSE of W, mean over seeds, clustered by average linkage.
         network: unet or pspnet.
 
     Returns:
@@ -262,8 +249,8 @@ def groups(pairs: pd.DataFrame, network: str) -> pd.DataFrame:
     return pd.DataFrame({"groups": counts, "silhouette": _silhouettes(curves.to_numpy(), counts)})
 
 
-def groupless(pairs: pd.DataFrame, network: str, draws: int = 200) -> np.ndarray:
-    """Largest silhouettes of as many curves drawn from one normal cloud of the same mean and covariance.
+def null_silhouettes(pairs: pd.DataFrame, network: str, draws: int = 200) -> np.ndarray:
+    """Largest silhouettes of n curves drawn from one normal cloud of the mean and covariance of the n at hand.
 
     Clustering finds groups in any cloud: a silhouette means groups only where it exceeds what such a cloud gives.
 
@@ -309,27 +296,25 @@ def _curves(pairs: pd.DataFrame, network: str) -> pd.DataFrame:
 
 
 def _silhouettes(curves: np.ndarray, counts: Sequence[int]) -> list[float]:
-    """Mean silhouette of average linkage cut into so many groups, each; distances are measured once for all of them."""
+    """Mean silhouette of average linkage cut into n groups, for each n; 0 where all curves are equal.
+
+    Source: Rousseeuw 1987, doi:10.1016/0377-0427(87)90125-7.
+    """
     distances = pdist(curves)
-    labels = cut_tree(linkage(distances, "average"), counts)
-    return [_silhouette(squareform(distances), each) for each in labels.T]
-
-
-def _silhouette(distances: np.ndarray, labels: np.ndarray) -> float:
-    """Mean silhouette (Rousseeuw 1987, doi:10.1016/0377-0427(87)90125-7); 0 where alone, or all equal."""
-    member = labels[:, None] == np.unique(labels)
-    totals, sizes = distances @ member, member.sum(axis=0)
-    others = (member @ sizes) - 1  # in the own group
-    own, nearest = totals[member] / np.maximum(others, 1), np.where(member, np.inf, totals / sizes).min(axis=1)
-    widest = np.maximum(own, nearest)
-    return float(np.where((others > 0) & (widest > 0), (nearest - own) / np.where(widest > 0, widest, 1), 0).mean())
+    cuts = cut_tree(linkage(distances, "average"), counts).T
+    with config_context(assume_finite=True, skip_parameter_validation=True):  # checks take longer than the sum
+        return [silhouette_score(squareform(distances), each, metric="precomputed") for each in cuts]
 
 
 # ------------------------------------------------------------------- relations
 
 
 def relation(first: str, second: str) -> str:
-    """What two of the six networks have in common: the paper's A, B and C."""
+    """What two of the six networks have in common: the paper's A, B and C.
+
+    >>> relation("ACDC seg", "T1 seg")
+    'C: other data, same task'
+    """
     (data, task), (other_data, other_task) = SIX[first], SIX[second]
     if data == other_data:
         return "A: same data, other task"
@@ -389,7 +374,7 @@ def _sentence(pairs: pd.DataFrame, few: pd.DataFrame) -> str:
     meets = "ranges of the relations A, B and C " + (
         "all overlap" if (ranges(relations(pairs))["overlaps"].str.len() == 2).all() else "do not all overlap"
     )
-    both = beside(order, few)
+    both = with_few_patients(order, few)
     same = (both.loc[both["rank_full"] == 1, "rank_few"] == 1).sum()
     seeds = near["seeds"]
     sources = way.loc[way["over"] == "sources", "correlation"]

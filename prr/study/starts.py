@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
 from prr.errors import OptionError
 from prr.study.backbones import ARCHITECTURES, ENCODERS, random
-from prr.study.models import derived
+from prr.study.jobs import derived
+from prr.study.models import seed_of
 from prr.study.profiles import STARTS
 
 Start = str | float
-TEXTURES = "textures"  # a data set that is made, for the start "pretext"
-
-
-def pretext(seed: int) -> dict[str, Any]:
-    """Arguments of `Experiment.model` for the network from which all begin that have the start "pretext" in common."""
-    return {"dataset": TEXTURES, "task": "segmentation", "start": "shared", "seed": seed}
 
 
 def checked_start(start: Start, network: str) -> Start:
@@ -35,10 +28,11 @@ def checked_start(start: Start, network: str) -> Start:
     )
 
 
+@derived
 def initial(
     network: str, width: int, start: Start, dataset: str, task: str, seed: int, common: int | None = None
 ) -> nn.Module:
-    """An untrained network.
+    """An untrained network, on the CPU.
 
     Args:
         network: one of ARCHITECTURES.
@@ -51,16 +45,16 @@ def initial(
         seed: of what is its own.
         common: seed of what is shared; None: the same.
     """
-    own = derived(seed, dataset, task)
+    own = seed_of(seed, dataset, task)
     if start == "imagenet":
         with torch.random.fork_rng():
             torch.manual_seed(own)
-            return ARCHITECTURES[network](width, weights="imagenet")
+            return ARCHITECTURES[network].make(width, weights="imagenet")
     model = random(network, width, own)
     if start == "independent":
         return model
     share = start if isinstance(start, int | float) else 1.0
-    theirs = random(network, width, derived(seed if common is None else common)).state_dict()
+    theirs = random(network, width, seed_of(seed if common is None else common)).state_dict()
     for name, value in model.state_dict().items():
         # kernels alone are random: biases begin at 0 and batch norm at (1, 0) in every network
         if value.ndim > 1 and (start != "encoder-shared" or name.startswith(ENCODERS)):

@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prr.data import Slices
 from prr.errors import DataError, MissingError
 
 Key = dict[str, Any]
-_READERS: list[dict[Path, Key]] = []  # see `reading`
+Content = pd.DataFrame | dict[str, Tensor]
 UNREADABLE = (SafetensorError, ValueError, KeyError, TypeError, OSError)  # what a broken file raises
 DRAFT = ".draft"
 _RESULT = r"[0-9a-f]{16}\.(safetensors|json)(\.draft)?"
@@ -37,7 +36,7 @@ OWN = {
     "slices": _RESULT,
     "networks": _RESULT,
     "tables": _RESULT,
-    "phantoms": r"(acdc|t1|rvsc)-\d+-[0-9a-f]{16}",
+    "phantoms": r"\w+-\d+-[0-9a-f]{16}",
 }
 
 
@@ -52,15 +51,6 @@ def location() -> Path:
 def digest(key: Key) -> str:
     """16 hex digits that name a key; equal keys, equal digits."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def content(slices: Slices) -> str:
-    """Digest of what a network is trained on and validated with: voxels, masks, patients and split."""
-    parts = (slices.images, slices.masks, slices.patient)
-    total = hashlib.sha256(repr(sorted(slices.held_out)).encode())
-    for part in parts:
-        total.update(part.contiguous().numpy().tobytes())
-    return total.hexdigest()[:16]
 
 
 def fingerprint(folder: Path) -> str:
@@ -106,17 +96,6 @@ def commit() -> str:
         return "unknown"
 
 
-@contextlib.contextmanager
-def reading() -> Iterator[dict[Path, Key]]:
-    """Every result that this process reads within: {file: key}."""
-    found: dict[Path, Key] = {}
-    _READERS.append(found)
-    try:
-        yield found
-    finally:
-        _READERS.remove(found)
-
-
 class Store:
     """A folder of results. Every file is written whole or not at all, and two processes never make the same one."""
 
@@ -129,10 +108,13 @@ class Store:
         """Where the result of a key lies, made or not."""
         return self.folder / folder / f"{digest(key)}{'.json' if folder == 'tables' else '.safetensors'}"
 
-    def tensors(
-        self, folder: str, key: Key, make: Callable[[], tuple[dict[str, Tensor], dict]]
-    ) -> tuple[dict[str, Tensor], dict]:
-        """Tensors and their record, from disk or from `make()`, whose record is kept with the key.
+    def get(self, folder: str, key: Key, make: Callable[[], tuple[Content, dict]]) -> tuple[Content, dict]:
+        """What lies under a key with its record, from disk or from `make()`; every number comes back bit for bit.
+
+        Args:
+            folder: tables (a DataFrame), else tensors by name.
+            key: all that the result depends on.
+            make: gives content and record, which is kept with the key.
 
         Raises:
             DataError: the file in the store can't be read.
@@ -140,33 +122,18 @@ class Store:
         """
 
         def write(path: Path) -> None:
-            tensors, record = make()
-            record = json.dumps({"key": key, **record})
-            save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, path, {"record": record})
+            content, record = make()
+            (_write_table if folder == "tables" else _write_tensors)(path, content, {"key": key, **record})
 
-        return self._get(self.path(folder, key), key, write, _read_tensors)
-
-    def table(self, key: Key, make: Callable[[], tuple[pd.DataFrame, dict]]) -> tuple[pd.DataFrame, dict]:
-        """A table and its record, from disk or from `make()`; numbers come back bit for bit.
-
-        Raises:
-            DataError: the file in the store can't be read.
-        """
-
-        def write(path: Path) -> None:
-            table, record = make()
-            content = {"record": {"key": key, **record}, "table": table.to_dict("split", index=False)}
-            path.write_text(json.dumps(content))
-
-        return self._get(self.path("tables", key), key, write, _read_table)
+        path = self.path(folder, key)
+        if not path.exists():  # a store that is there may be read-only
+            self.check_make(path)
+            self._make(path, write)
+        return self._checked(path, key, _read_table if folder == "tables" else _read_tensors)
 
     def holds(self, folder: str, key: Key) -> bool:
         """Whether a result is there."""
-        there = (path := self.path(folder, key)).exists()
-        if there:
-            for found in _READERS:
-                found[path] = key
-        return there
+        return self.path(folder, key).exists()
 
     def record(self, folder: str, key: Key) -> dict | None:
         """What is kept beside a result, without the result; None where it is not there.
@@ -175,7 +142,7 @@ class Store:
             DataError: the file in the store can't be read.
         """
         path = self.path(folder, key)
-        return self._checked(path, key, lambda: _record(path)) if path.exists() else None
+        return self._checked(path, key, _record) if path.exists() else None
 
     def lock(self, path: Path, timeout: float = -1) -> FileLock:
         """One process at a time makes `path`; the operating system frees the lock of a process that dies."""
@@ -187,22 +154,12 @@ class Store:
             ) from error
         return FileLock(path.with_name(f"{path.name}.lock"), timeout)
 
-    def _get(
-        self, path: Path, key: Key, write: Callable[[Path], None], read: Callable[[Path], tuple[Any, dict]]
-    ) -> tuple[Any, dict]:
-        if not path.exists():  # a store that is there may be read-only
-            self.check_make(path)
-            self._make(path, write)
-        return self._checked(path, key, lambda: read(path))
-
-    def _checked(self, path: Path, key: Key, read: Callable[[], Any]) -> Any:
+    def _checked(self, path: Path, key: Key, read: Callable[[Path], Any]) -> Any:
         """What a file holds, if it is whole and the result of this key; `read` gives its record, alone or last."""
         try:
-            found = read()
+            found = read(path)
             if (found[-1] if isinstance(found, tuple) else found)["key"] != json.loads(json.dumps(key)):
                 raise ValueError("the result of another key")
-            for each in _READERS:
-                each[path] = key
             return found
         except UNREADABLE as error:
             raise DataError(f"{path}: expected a whole result, found {error}; delete the file, it is remade") from error
@@ -258,6 +215,15 @@ class Store:
         ]
 
 
+def _write_tensors(path: Path, tensors: dict[str, Tensor], record: dict) -> None:
+    tensors = {name: value.contiguous().cpu() for name, value in tensors.items()}
+    save_file(tensors, path, {"record": json.dumps(record)})
+
+
+def _write_table(path: Path, table: pd.DataFrame, record: dict) -> None:
+    path.write_text(json.dumps({"record": record, "table": table.to_dict("split", index=False)}))
+
+
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     return load_file(path), _record(path)
 
@@ -276,10 +242,12 @@ def _read_table(path: Path) -> tuple[pd.DataFrame, dict]:
 
 
 def _what(path: Path) -> str:
-    """The words in a result's key, for a listing."""
+    """What a result is, for a listing."""
     if path.is_dir():
         return "phantom"
     try:
-        return " ".join(value for value in _record(path)["key"].values() if isinstance(value, str) and len(value) < 16)
+        record = _record(path)
     except UNREADABLE:
         return "unreadable"
+    words = (value for value in record["key"].values() if isinstance(value, str) and len(value) < 16)
+    return record.get("title") or " ".join(words)

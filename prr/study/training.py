@@ -19,9 +19,6 @@ from prr.errors import NetworkError
 from prr.metrics import foreground_dice, nanmean
 from prr.reuse import fitting, predict
 
-# Goes into every stored network's key: raise it when a change here, in models.py, backbones.py, starts.py or
-# data/textures.py changes what training gives.
-RECIPE = 4
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (output, images, masks) -> scalar
 AUXILIARY_WEIGHT = 0.4  # of PSPNet's auxiliary head, Zhao et al. 2017
 CHECKPOINTS, APART = 12, 100  # lines of a history at most, and steps between two of them at least
@@ -106,7 +103,7 @@ def fit(
         foreground Dice (segmentation) or the mean square error (the others).
 
     Raises:
-        NetworkError: every parameter is frozen.
+        NetworkError: every parameter is frozen, or training has diverged.
         JobError: a step does not fit into the device's memory.
     """
     device = next(model.parameters()).device
@@ -135,6 +132,11 @@ def fit(
                 since = step - (history[-1][0] if history else 0)
                 history.append((step, total.item() / since, validate(model, data.validation, task, batch_size)))
                 total.zero_()
+    if not all(value.isfinite().all() for value in model.state_dict().values()):
+        raise NetworkError(
+            f"{type(model).__name__}, {task}: NaN or infinite weights after training with learning_rate="
+            f"{learning_rate:g}; take a smaller one"
+        )
     return pd.DataFrame(history, columns=["step", "loss", "validation"])
 
 

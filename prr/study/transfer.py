@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import stats
 from torch import nn
 
 from prr import reuse
 from prr.data import Slices
-from prr.errors import DataError, NetworkError, OptionError
-from prr.figures import Words
+from prr.errors import OptionError
 from prr.layers import parameter_table
-from prr.metrics import dice
-from prr.study import inputs, paper, training
-from prr.study.jobs import Call, together
-from prr.study.models import TITLES, derived
+from prr.study import networks, paper, training, transplants
+from prr.study.backbones import random
+from prr.study.display import Words
+from prr.study.jobs import Job, derived, stack
+from prr.study.measures import dice_by_class
+from prr.study.models import TITLES, seed_of
+from prr.study.run import Run, checked_seed
 from prr.study.starts import initial
-from prr.study.store import Key, digest
 from prr.verdict import REUSABLE, layer_verdicts
 
-if TYPE_CHECKING:
-    from prr.study.experiment import Experiment
-
-# Goes into every stored run's key: raise it when a change here or in reuse.py changes what a run gives.
-RECIPE = 1
 CLASSES = (1, 2, 3)  # of the target; 0 is the background
 
 
@@ -60,35 +54,7 @@ STARTED = ("t1", "auto-encoding")  # the source whose start is loaded as "start"
 RUN = ["network", "parameters", "patients", "row", "label"]  # what names a run, but for its seed
 
 
-def draw(slices: Slices, patients: int, seed: int, classes: Collection[int] = ()) -> Slices:
-    """Some of the training patients, and all of the validation patients.
-
-    Args:
-        slices: of a whole data set.
-        patients: how many of the training part; fewer are always among more of the same seed.
-        seed: of the draw.
-        classes: labels that the drawn masks must hold.
-
-    Raises:
-        OptionError: no patients, or more than there are.
-        DataError: the drawn masks lack a class.
-    """
-    there, held_out = slices.train.patient.unique(), slices.validation.patient.unique()
-    if not 1 <= patients <= len(there):
-        raise OptionError(f"patients={patients}: expected 1 to {len(there)}, the training patients of {slices.name}")
-    drawn = there[torch.randperm(len(there), generator=torch.Generator().manual_seed(seed))[:patients]]
-    keep = torch.isin(slices.patient, torch.cat([drawn, held_out]))
-    parts = {name: getattr(slices, name)[keep] for name in ("images", "masks", "patient")}
-    part = dataclasses.replace(slices, **parts, held_out=tuple(held_out.tolist()))
-    if missing := sorted(set(classes) - set(part.train.masks.unique().tolist())):
-        raise DataError(
-            f"{slices.name}: no pixel of class {', '.join(map(str, missing))} in the masks of the {patients} drawn "
-            f"patients {sorted(drawn.tolist())}; draw more, or take another seed"
-        )
-    return part
-
-
-def loaded(run: Experiment, network: str, parameters: str) -> pd.DataFrame:
+def loaded(run: Run, network: str, parameters: str) -> Job:
     """The parameters that a transfer loads, layer by layer and kind by kind.
 
     Args:
@@ -98,26 +64,47 @@ def loaded(run: Experiment, network: str, parameters: str) -> pd.DataFrame:
             the sweep of ACDC segmentation by ACDC auto-encoding finds reusable.
 
     Returns:
-        DataFrame[kind, layer, name, size].
+        The job of DataFrame[kind, layer, name, size].
 
     Raises:
-        OptionError: an unknown list, the paper's for another network than PSPNet, or one that leaves nothing to load.
+        OptionError: an unknown list, or the paper's for another network than PSPNet.
     """
-    table = parameter_table(_own_start(run, network, run.seed))[["kind", "layer", "name", "size"]]
-    pairs = pd.MultiIndex.from_frame(table[["kind", "name"]])
-    if parameters == "paper" and network == "pspnet":
-        return table[~pairs.isin(pd.MultiIndex.from_frame(paper.not_reusable()[["kind", "name"]]))]
-    if parameters == "paper":
-        raise OptionError(f"transfer_list='paper' for {network}: the paper lists PSPNet's alone; take 'inferred'")
-    if parameters != "inferred":
+    of = {"network": network, "width": networks.width_of(run, network)}
+    if parameters == "inferred":
+        return run.job(inferred_list, sweep=transplants.sweep(run, network), tolerance=run.profile.tolerance, **of)
+    if parameters != "paper":
         raise OptionError(f"transfer_list={parameters!r}: expected paper or inferred")
-    judged = layer_verdicts(run.sweep(network)).query(f"verdict == {REUSABLE!r}")
-    if judged.empty:
+    if network != "pspnet":
+        raise OptionError(f"transfer_list='paper' for {network}: the paper lists PSPNet's alone; take 'inferred'")
+    return run.job(all_but, listed=paper.not_reusable()[["kind", "name"]].to_numpy().tolist(), **of)
+
+
+@derived
+def inferred_list(sweep: pd.DataFrame, tolerance: float, network: str, width: int) -> pd.DataFrame:
+    """See `loaded`.
+
+    Raises:
+        OptionError: it leaves nothing to load.
+    """
+    judged = layer_verdicts(sweep, tolerance)
+    passing = judged.loc[judged["verdict"] == REUSABLE, ["kind", "name"]]
+    if passing.empty:
         raise OptionError(f"transfer_list='inferred' for {network}: its sweep finds nothing reusable; train it longer")
-    return table[pairs.isin(pd.MultiIndex.from_frame(judged[["kind", "name"]]))]
+    return _parameters(network, width).merge(passing)
 
 
-def shares(run: Experiment) -> pd.DataFrame:
+@derived
+def all_but(listed: list[list[str]], network: str, width: int) -> pd.DataFrame:
+    """See `loaded`; `listed` are the pairs of kind and name that are not loaded."""
+    table = _parameters(network, width)
+    return table[[pair not in listed for pair in table[["kind", "name"]].to_numpy().tolist()]]
+
+
+def _parameters(network: str, width: int) -> pd.DataFrame:
+    return parameter_table(random(network, width, 0))[["kind", "layer", "name", "size"]]
+
+
+def shares(run: Run) -> pd.DataFrame:
     """How much of the network each list loads, counted in two ways.
 
     Returns:
@@ -126,77 +113,66 @@ def shares(run: Experiment) -> pd.DataFrame:
     """
     rows = []
     for network, parameters in combinations(run):
-        every, chosen = parameter_table(_own_start(run, network, run.seed)), loaded(run, network, parameters)
+        every = _parameters(network, networks.width_of(run, network))
+        chosen = run.result(loaded(run, network, parameters))
         numbers = chosen["size"].sum(), every["size"].sum()
         counts = {"pairs of kind and layer": (len(chosen), len(every)), "numbers": numbers}
         rows += [(network, parameters, name, part, total, part / total) for name, (part, total) in counts.items()]
     return pd.DataFrame(rows, columns=["network", "parameters", "counted", "loaded", "total", "share"])
 
 
-def combinations(run: Experiment) -> list[tuple[str, str]]:
+def combinations(run: Run) -> list[tuple[str, str]]:
     """(network, list) as the profile asks; the paper has no list for UNet, so `both` and `both` make three."""
-    networks, lists = (
+    names, lists = (
         ordered if chosen == "both" else (chosen,)
         for ordered, chosen in (
             (("pspnet", "unet"), run.profile.transfer_network),
             (("paper", "inferred"), run.profile.transfer_list),
         )
     )
-    pairs = list(itertools.product(networks, lists))
+    pairs = list(itertools.product(names, lists))
     return [pair for pair in pairs if pair != ("unet", "paper")] or pairs
 
 
-def sources(run: Experiment) -> Iterator[dict[str, Any]]:
-    """Arguments of `Experiment.model` for every trained network that the experiment loads from, or infers a list by."""
-    trained = dict.fromkeys(row.source for row in ROWS.values() if " " in row.source)
-    for network, parameters in combinations(run):
-        for seed, source in itertools.product(run.seeds, trained):
-            dataset, task = source.split()
-            yield {"network": network, "dataset": dataset, "task": task, "seed": seed}
-        if parameters == "inferred":
-            yield {"network": network, "dataset": "acdc", "task": "segmentation"}
-
-
-def sizes(run: Experiment) -> tuple[int, int]:
+def sizes(run: Run) -> tuple[int, int]:
     """Numbers of labelled patients: the profile's few, and all that train; 10 and 50 in the paper.
 
     Raises:
         OptionError: the few are not fewer than all.
     """
-    few, every = run.profile.few_patients, inputs.training_patients(run, "acdc")
+    few, every = run.profile.few_patients, run.training_patients("acdc")
     if few >= every:
         raise OptionError(f"few_patients={few}: expected fewer than the {every} training patients of acdc")
     return few, every
 
 
-def table(run: Experiment) -> pd.DataFrame:
-    """All runs of the experiment; those in the store are not made again.
+def table(run: Run) -> Job:
+    """All runs of the experiment.
 
     Returns:
-        DataFrame[network, parameters, patients, row, label, source, frozen, seed, class, dice], see `run_row`.
+        The job of DataFrame[network, parameters, patients, row, label, source, frozen, seed, class, dice], see `row`.
     """
-    together(calls(run))
-    return pd.concat([run_row(run, **arguments) for _, _, arguments in calls(run)], ignore_index=True)
-
-
-def calls(run: Experiment) -> list[Call]:
-    """One for each run of the experiment."""
     every = itertools.product(combinations(run), sizes(run), run.seeds, ROWS)
-    names = ("network", "parameters", "patients", "seed", "row")
-    return [(run, "transfer_row", dict(zip(names, (*pair, *rest), strict=True))) for pair, *rest in every]
+    return stack(
+        (
+            {"network": network, "parameters": parameters, "patients": patients, "row": number}
+            | ROWS[number]._asdict()
+            | {"seed": seed},
+            row(run, network, parameters, number, patients, seed),
+        )
+        for (network, parameters), patients, seed, number in every
+    )
 
 
-def run_row(
-    run: Experiment, network: str, parameters: str, row: int, patients: int, seed: int
-) -> pd.DataFrame:  # fmt: skip
-    """One run: load, train on the drawn patients, score on the data set's validation patients; from the store or now.
+def row(run: Run, network: str, parameters: str, row: int, patients: int, seed: int) -> Job:
+    """One run: load, train on the drawn patients, score on the data set's validation patients.
 
     The target begins from a random start of its own, the same in all rows and sizes of a seed, which no source shares;
     what is loaded replaces part of it. "start" loads the untrained start of the T1 auto-encoder: where the profile's
     start is shared, that is the start of all sources. All rows train for equal steps.
 
     Args:
-        run: profile, data and store.
+        run: profile and data.
         network: pspnet or unet, as target and source.
         parameters: which list is loaded, see `loaded`.
         row: 1 to 11, see ROWS.
@@ -204,74 +180,63 @@ def run_row(
         seed: of start, sources, draw, order and augmentation.
 
     Returns:
-        DataFrame[network, parameters, patients, row, label, source, frozen, seed, class, dice]: class 0 to 3, dice the
-        mean over validation patients.
+        The job of DataFrame[class, dice]: class 0 to 3, dice the mean over validation patients.
 
     Raises:
-        OptionError: an unknown row or list, or as `draw`.
-        DataError: as `draw`.
-        NetworkError: training has diverged.
+        OptionError: an unknown network, row or list, or no such number of patients.
 
     Source: Wang et al. 2020, arXiv:2008.03411, "Parameter reuse experiment".
     """
-    if row not in ROWS:
-        raise OptionError(f"row {row!r}: expected 1 to {len(ROWS)}")
-    label, source, frozen = ROWS[row]
-    key = run.key(network, "acdc", "segmentation", "independent", seed, patients)
-    key |= {"table": "transfer", "transfer recipe": run.recipes["transfer"], "steps": run.profile.transfer_steps}
+    for value, known, what in ((network, TITLES, "network"), (row, ROWS, "row")):
+        if value not in known:
+            raise OptionError(f"{what} {value!r}: expected one of {', '.join(map(str, known))}")
+    every = run.training_patients("acdc")
+    if not 1 <= patients <= every:
+        raise OptionError(f"patients={patients}: expected 1 to {every}, the training patients of acdc")
+    words = {"network": network, "start": "independent", "seed": checked_seed(seed)}
+    begins = {**words, "width": networks.width_of(run, network), "dataset": "transfer", "task": "segmentation"}
+    _, source, frozen = ROWS[row]
+    given: dict[str, Any] = {}
     if source:
-        plan = loaded(run, network, parameters)[["kind", "layer", "name"]]
+        giver, of = (networks.start, STARTED) if source == "start" else (networks.model, source.split())
+        given = {"source": giver(run, network, *of, seed=seed), "plan": loaded(run, network, parameters)}
+        given["frozen"] = frozen
+    job = run.job(
+        dice_after_training,
+        f"transfer row {row}, {patients} patients",
+        target=run.job(initial, **begins),
+        slices=run.data("acdc"),
+        patients=patients,
+        seed=seed,
+        steps=run.profile.transfer_steps,
+        batch_size=run.profile.batch_size,
+        learning_rate=run.profile.learning_rate,
+        **given,
+    )
+    return dataclasses.replace(job, labels=words | {"normalisation": run.profile.normalisation})
+
+
+def dice_after_training(
+    target: nn.Module, slices: Slices, patients: int, seed: int, steps: int, batch_size: int, learning_rate: float,
+    device: str, progress: bool, source: nn.Module | None = None, plan: pd.DataFrame | None = None,
+    frozen: bool = False,
+) -> pd.DataFrame:  # fmt: skip
+    """See `row`.
+
+    Raises:
+        DataError: the drawn masks lack a class.
+        NetworkError: training has diverged.
+    """
+    part, model = networks.draw(slices, patients, seed, CLASSES), target.to(device)
+    if source is not None:
         plan = plan.assign(action="reuse" if frozen else "fine-tune")
-        key |= {"source": _source_digest(run, network, source, seed), "plan": digest(plan.to_dict("list"))}
-
-    def make() -> tuple[pd.DataFrame, dict]:
-        data = draw(run.slices("acdc"), patients, seed, CLASSES)
-        model = _own_start(run, network, seed)
-        if source:
-            model = reuse.apply_plan(model, _source(run, network, source, seed), plan)
-        return _trained_dice(model, data, key, run.progress), {}
-
-    given = [run.key(network, *source.split(), seed=seed)] if " " in source else []
-    scores, _ = run.kept(key, [key, *given], f"transfer row {row}, {patients} patients", make)
-    run_of = {"network": network, "parameters": parameters, "patients": patients, "row": row, "label": label}
-    return pd.DataFrame(run_of | {"source": source, "frozen": frozen, "seed": seed}, scores.index).join(scores)
-
-
-def _trained_dice(model: nn.Module, data: Slices, key: Key, progress: bool) -> pd.DataFrame:
-    """DataFrame[class, dice] on the validation patients after training in place."""
-    options = {name: key[name] for name in ("steps", "batch_size", "learning_rate")}
+        model = reuse.apply_plan(model, source.to(device), plan)
     if any(parameter.requires_grad for parameter in model.parameters()):  # a list may freeze all: scored as loaded
         training.fit(
-            model, data, key["task"], seed=derived(key["seed"], "transfer"), progress=progress, checkpoints=0, **options
-        )
-    if not all(value.isfinite().all() for value in model.state_dict().values()):
-        raise NetworkError(
-            f"{key['network']}, transfer: NaN or infinite weights after training with learning_rate="
-            f"{key['learning_rate']:g}; take a smaller one"
-        )
-    part = data.validation
-    prediction = reuse.predict(model.eval(), part.images).argmax(1).cpu()
-    return dice(prediction, part.masks, part.patient).groupby("class", as_index=False)["dice"].mean()
-
-
-def _own_start(run: Experiment, network: str, seed: int) -> nn.Module:
-    """The target's own random start, which no other network of the study has."""
-    width = getattr(run.profile, f"{network}_width")
-    return initial(network, width, "independent", "transfer", "segmentation", seed).to(run.device)
-
-
-def _source(run: Experiment, network: str, source: str, seed: int) -> nn.Module:
-    if source == "start":
-        return run.start(network, *STARTED, seed=seed)
-    return run.model(network, *source.split(), seed=seed)
-
-
-def _source_digest(run: Experiment, network: str, source: str, seed: int) -> str:
-    """Names all that the source depends on: a start that is not trained depends on little."""
-    if source != "start":
-        return digest(run.key(network, *source.split(), seed=seed))
-    key = run.key(network, *STARTED, seed=seed)
-    return digest({name: key[name] for name in ("network", "width", "start", "data set", "task", "seed")})
+            model, part, "segmentation", steps=steps, batch_size=batch_size, learning_rate=learning_rate,
+            seed=seed_of(seed, "transfer"), progress=progress, checkpoints=0,
+        )  # fmt: skip
+    return dice_by_class(model.eval(), part).groupby("class", as_index=False)["dice"].mean()
 
 
 # ---------------------------------------------------------------- from runs to tables
@@ -321,7 +286,7 @@ def gains(runs: pd.DataFrame, over: str = "nothing") -> pd.DataFrame:
     return _over_seeds(paired.assign(gain=paired["dice"] - paired["other"]), "gain")
 
 
-def beside(cells: pd.DataFrame) -> pd.DataFrame:
+def with_paper_values(cells: pd.DataFrame) -> pd.DataFrame:
     """The paper's value beside ours, cell by cell.
 
     Args:
@@ -339,7 +304,7 @@ def beside(cells: pd.DataFrame) -> pd.DataFrame:
     return cells.assign(paper_patients=cells["patients"].map(ranks)).merge(printed, how="left", on=keys)
 
 
-def setting(run: Experiment) -> Words:
+def setting(run: Run) -> Words:
     """Who is labelled, who validates, and what every row is given, in this run."""
     (few, every), others, scale = sizes(run), run.facts("acdc")["held out"], run.profile
     return Words(

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
-from torch.overrides import TorchFunctionMode
 
 from prr.errors import NetworkError
+from prr.graph.tracing import traced
 from prr.layers import named_tensors
 
 Change = tuple[Tensor, Tensor]  # a tensor of the network, and the values that are tried in its place
@@ -38,6 +38,16 @@ def outputs_of(model: nn.Module, changes: Sequence[Change], example: Tensor) -> 
 
     Returns:
         A function of images (b, ...) that yields the network's output, then the output under each change.
+
+    Example:
+        >>> import torch
+        >>> from prr.graph.suffix import outputs_of
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(2, 1, bias=False)).eval()
+        >>> _ = model[1].weight.data.fill_(1)
+        >>> images, changes = torch.ones(1, 2), [(model[1].weight, torch.full((1, 2), 3.0))]
+        >>> [output.item() for output in outputs_of(model, changes, images)(images)]
+        [2.0, 6.0]
     """
     try:
         return Suffixes(model, changes, example)
@@ -51,7 +61,7 @@ class Whole:
     threads = False  # a network may keep something on itself between two of its lines
 
     def __init__(self, model: nn.Module, changes: Sequence[Change]):
-        self.variants = [model, *(changed(model, change) for change in changes)]
+        self.variants = [model, *(changed(model, *change) for change in changes)]
 
     def __call__(self, images: Tensor) -> Iterator[Tensor]:
         for variant in self.variants:
@@ -91,12 +101,12 @@ class Suffixes:
         for own, new in changes:
             node = self.graph.user(own)
             if node is None:
-                self.runs.append(Run(changed(model, (own, new))))
+                self.runs.append(Run(changed(model, own, new)))
                 continue
             if node not in suffixes:
                 suffixes[node] = self.graph.suffix(node)
             value = self.graph.own(node)
-            value = changed(value, (own, new)) if isinstance(value, nn.Module) else new
+            value = changed(value, own, new) if isinstance(value, nn.Module) else new
             self.runs.append(Run(value, node, suffixes[node]))
         kept = {self.graph.result}
         for node, steps in suffixes.items():
@@ -129,25 +139,6 @@ class Suffixes:
                 raise UntraceableError("another output when cut")
 
 
-class Tracer(fx.Tracer):
-    """Cuts a network at torch's own modules; a buffer is seen where it is used, as a parameter is."""
-
-    proxy_buffer_attributes = True
-
-
-class Seen(TorchFunctionMode):
-    """Refuses operations on a network's tensors that torch.fx does not see: their results would become constants."""
-
-    def __init__(self, own: Collection[Tensor]):
-        self.own = {id(value) for value in own}
-
-    def __torch_function__(self, function, types, arguments=(), options=None):
-        told = function.__name__ in ("__get__", "size", "dim", "numel")  # of a shape, which no change alters
-        if not told and not issubclass(fx.Proxy, types) and any(id(each) in self.own for each in arguments):
-            raise UntraceableError(f"{function.__name__} of a parameter, out of sight")
-        return function(*arguments, **(options or {}))
-
-
 class Graph:
     """What a network does to an image, step by step.
 
@@ -159,16 +150,16 @@ class Graph:
         self.root = nn.Sequential(model)  # takes the images alone, whatever else the network could be given
         if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
             raise UntraceableError("hooks, which may carry something from one layer to another")
-        traced = changed(self.root)  # a network may write what it is traced with on itself
         try:
+            graph, hidden = traced(model, training=False)
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")
-                with Seen(named_tensors(model).values()):
-                    graph = Tracer().trace(traced)
                 writes = Writes(fx.GraphModule(self.root, graph))
                 writes.run(example.clone())
         except Exception as error:  # a network's own code may raise anything when it is given no tensor
             raise UntraceableError(str(error)) from error
+        if hidden:
+            raise UntraceableError(f"{', '.join(sorted(hidden))}: used out of sight, so a constant may hide it")
         self.written = writes.written
         self.nodes = [node for node in graph.nodes if node.op not in ("placeholder", "output")]
         self.images = next(node for node in graph.nodes if node.op == "placeholder")
@@ -294,10 +285,10 @@ def _places(value: Any) -> Collection[int]:
     return found
 
 
-def changed(module: nn.Module, *changes: Change) -> nn.Module:
-    """A copy of a module with some tensors replaced, wherever they stand; all others are shared, not copied."""
+def changed(module: nn.Module, own: Tensor, new: Tensor) -> nn.Module:
+    """A copy of a module with one tensor replaced, wherever it stands; all others are shared, not copied."""
     shared = {id(value): value for value in named_tensors(module).values()}
-    return copy.deepcopy(module, shared | {id(own): new for own, new in changes})
+    return copy.deepcopy(module, shared | {id(own): new})
 
 
 def _alike(found: Tensor, expected: Tensor) -> bool:

@@ -2,13 +2,17 @@
 
     book/*.ipynb -- papermill --> out/chapters -- with prose, toc, run times --> out/source -- jupyter-book --> out/html
 
-The first arrow is here, the others are in `prr.rendering`. `out` is build/<profile>. Each arrow works in out/running
+The first arrow is here, the others are in `prr.book.render`. `out` is build/<profile>. Each arrow works in out/running
 and ends in a rename, so an interrupted run leaves nothing half-written; a chapter whose fingerprint is unchanged is not
 executed again.
 """
 
+from __future__ import annotations
+
+import difflib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -17,17 +21,28 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+import nbformat
+import papermill
+from filelock import FileLock, Timeout
 from joblib import Parallel, cpu_count, delayed
+from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
 
+from prr.book.render import move, read_yaml, render, tree_digest
+from prr.data import DATA_SETS
 from prr.errors import BookError, OptionError
-from prr.rendering import move, read_yaml, render, tree_digest
 from prr.study.edition import FOLDER, Edition
-from prr.study.jobs import FOLDERS, workers_given
+from prr.study.experiment import PARAMETERS
+from prr.study.jobs import workers_given
+from prr.study.store import fingerprint
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).parents[1]
 ROOT = PACKAGE.parent
-PATHS = (*FOLDERS, "PRR_STORE")
+DATA_FOLDERS = tuple(f"PRR_{name.upper()}" for name in DATA_SETS)
+FOLDERS = (*DATA_FOLDERS, "PRR_STORE")
 MARK = ".prr-build"  # says that a folder is a build's, whose contents a build may replace
+# it warns of a parameter that a chapter does not declare, but every chapter takes those of the experiment
+logging.getLogger("papermill").setLevel(logging.ERROR)
 
 
 def build(
@@ -46,7 +61,7 @@ def build(
         profile: the scale, given to each chapter as its parameter `profile`.
         edition: its results are shown, at its own scale, and nothing is computed; see `prr.study.edition`.
         chapters: numbers such as "03"; none means all that _toc.yml lists.
-        parameters: more parameters for the chapters, {name: value}; each chapter has to declare them.
+        parameters: more parameters for the chapters, {name: value}: those of the experiment, and what all declare.
         root: the folder of _toc.yml, _config.yml and book/.
         out: where to build; build/<profile>, or build/<edition>, below root unless given.
         first: called with the numbers of the chapters that will be executed, before the first of them: what makes their
@@ -56,7 +71,7 @@ def build(
         The book's index.html.
 
     Raises:
-        OptionError: an unknown chapter, or a parameter that a chapter doesn't declare.
+        OptionError: an unknown chapter, or an unknown parameter.
         BookError: a chapter failed, a figure has no alt text, or Jupyter Book warned.
         DataError: the edition is not there, or not readable by this version.
     """
@@ -67,10 +82,9 @@ def build(
     given = all_given(profile, parameters)
     notebooks = select(root, chapters)
     for notebook in notebooks:  # all of them, before the first one trains for an hour
-        check_declared(notebook, given)
-    for name in PATHS:  # chapters run in book/, so a relative path would mean another folder there
-        if os.environ.get(name):
-            os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
+        check_known(notebook, given)
+    # chapters run in book/, so a relative path would mean another folder there
+    os.environ |= {name: _absolute(folder) for name, folder in folders().items()}
     out = Path(out or root / "build" / (shown.name if shown else profile)).resolve()
     claim(out, root)
     with _alone(out):
@@ -110,16 +124,12 @@ def claim(out: Path, root: Path) -> None:
 
 def all_given(profile: str, parameters: dict | None) -> dict:
     """The chapters' parameters, the profile among them; the data root as an absolute path."""
-    given = {"profile": profile, **(parameters or {})}
+    given = {**(parameters or {}), "profile": profile}
     for name, value in given.items():
         if not isinstance(value, str | int | float | None):
             raise OptionError(f"{name}={value!r}: expected a number, a text or None")
-    if given["profile"] != profile:
-        raise OptionError(
-            f"profile={given['profile']}: give it as --profile, for it also names the folder of the build"
-        )
     if given.get("data_root"):
-        given["data_root"] = os.path.abspath(os.path.expanduser(str(given["data_root"])))
+        given["data_root"] = _absolute(given["data_root"])
     return given
 
 
@@ -127,16 +137,13 @@ def prepare(
     profile: str, folder: Path, *, chapters: Sequence[str] = (), parameters: dict | None = None, root: Path = ROOT
 ) -> list[Path]:
     """Write the chapters with their parameters set, not executed, for nbval: committed outputs are kept."""
-    import nbformat
-    import papermill
-
     if folder.resolve().is_relative_to((root / "book").resolve()):
         raise OptionError(f"{folder}: expected a folder apart from the chapters, which would be overwritten")
     folder.mkdir(parents=True, exist_ok=True)
     given, prepared = all_given(profile, parameters), []
     for notebook in select(root, chapters):
-        check_declared(notebook, given)
-        chapter = papermill.execute_notebook(str(notebook), None, given, prepare_only=True, progress_bar=False)
+        check_known(notebook, given)
+        chapter = papermill.execute_notebook(notebook, None, given, prepare_only=True, progress_bar=False)
         for cell in chapter.cells:
             if cell.get("outputs"):
                 cell.execution_count = 1  # nbstripout drops it, and nbval compares no cell without one
@@ -161,38 +168,37 @@ def select(root: Path, wanted: Sequence[str] = ()) -> list[Path]:
     return chosen
 
 
-def check_declared(notebook: Path, given: dict) -> None:
-    """Refuse a parameter that the chapter's `parameters` cell doesn't set: papermill only warns, and runs on."""
-    import papermill
+def check_known(notebook: Path, given: dict) -> None:
+    """Refuse a parameter that is neither the experiment's nor set in the chapter's `parameters` cell.
 
-    declared = papermill.inspect_notebook(str(notebook))
-    if unknown := sorted(set(given) - set(declared)):
-        raise OptionError(
-            f"{notebook.name}: unknown parameter {', '.join(unknown)}: expected some of "
-            f"{', '.join(declared) or 'none, as no cell is tagged parameters'}"
-        )
+    Raises:
+        OptionError: names it, and what it may have been meant to be.
+    """
+    known = list(dict.fromkeys([*papermill.inspect_notebook(notebook), *PARAMETERS]))
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise OptionError(f"{notebook.name}: unknown parameter {name}: expected some of {', '.join(known)}{hint}")
 
 
 def folders() -> dict[str, str]:
     """The variables that name folders, as they are set."""
-    return {name: os.environ[name] for name in PATHS if os.environ.get(name)}
+    return {name: os.environ[name] for name in FOLDERS if os.environ.get(name)}
 
 
 def execute(notebook: Path, given: dict, out: Path, where: dict[str, str]) -> str:
     """Execute one chapter into out/chapters with these `folders`; returns what to tell about it."""
-    import nbformat
-
-    for name in PATHS:  # a worker may have been started under others
+    for name in FOLDERS:  # a worker may have been started under others
         os.environ.pop(name, None)
     os.environ |= where
-    finished = out / "chapters" / notebook.name
     running = out / "running" / notebook.name
     _run(notebook, running, given, out / "failed" / notebook.name)
     chapter = nbformat.read(running, 4)
     _make_publishable(chapter, chapter_fingerprint(notebook, given))
     _check_alt_text(chapter, notebook.name)
     nbformat.write(chapter, running)
-    move(running, finished)
+    move(running, out / "chapters" / notebook.name)
     return f"{notebook.stem}: executed in {chapter.metadata.prr.seconds:.0f} s"
 
 
@@ -206,14 +212,10 @@ def _fingerprint_of(finished: Path) -> str | None:
 
 def chapter_fingerprint(notebook: Path, given: dict) -> str:
     """A digest of all that a chapter's outputs depend on: its cells, `prr`, parameters, data folders, versions."""
-    import nbformat
-
-    from prr.study.store import fingerprint as files_digest
-
     cells = [[cell.cell_type, cell.source, cell.metadata] for cell in nbformat.read(notebook, 4).cells]
-    folders = [os.environ.get(name) for name in FOLDERS] + [given.get("data_root")]
-    files = [files_digest(Path(folder)) for folder in folders if folder and Path(folder).exists()]
-    facts = [cells, given, folders, files, sys.version, version("torch")]
+    data = [os.environ.get(name) for name in DATA_FOLDERS] + [given.get("data_root")]
+    files = [fingerprint(Path(folder)) for folder in data if folder and Path(folder).exists()]
+    facts = [cells, given, data, files, sys.version, version("torch")]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     results = [Edition(given["edition"]).folder] if given.get("edition") else []
     for folder in (PACKAGE, notebook.parents[1] / "data" / "paper", *results):
@@ -222,17 +224,15 @@ def chapter_fingerprint(notebook: Path, given: dict) -> str:
 
 
 def _run(notebook: Path, running: Path, given: dict, failed: Path) -> None:
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-
+    """Execute a notebook with some parameters; what a failed one has shown so far is kept in `failed`."""
     os.environ.pop("MPLBACKEND", None)  # where it is set, a kernel shows no figures
     try:
         papermill.execute_notebook(
-            str(notebook),
-            str(running),
+            notebook,
+            running,
             given,
             kernel_name="python3",
-            cwd=str(notebook.parent),  # as in JupyterLab and under nbval
+            cwd=notebook.parent,  # as in JupyterLab and under nbval
             progress_bar=sys.stderr.isatty(),
             extra_arguments=["--log-level=CRITICAL"],  # the kernel's own log, not the chapter's
         )
@@ -245,11 +245,11 @@ def _run(notebook: Path, running: Path, given: dict, failed: Path) -> None:
         raise BookError(f"{notebook.name}: {what} (executed so far: {failed})") from error
 
 
-def _make_publishable(chapter, fingerprint: str) -> None:
+def _make_publishable(chapter: NotebookNode, made_from: str) -> None:
     """Keep the cost and the parameters of the run; strip papermill's timestamps, absolute paths and stderr."""
     run = chapter.metadata.pop("papermill")
     shown = {name: _without_path(value) for name, value in run["parameters"].items()}
-    chapter.metadata["prr"] = {"fingerprint": fingerprint, "seconds": run["duration"], "parameters": shown}
+    chapter.metadata["prr"] = {"fingerprint": made_from, "seconds": run["duration"], "parameters": shown}
     for cell in chapter.cells:
         cell.source = cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n")  # of no use to a reader
         for key in ("papermill", "execution"):
@@ -261,7 +261,8 @@ def _make_publishable(chapter, fingerprint: str) -> None:
             cell.metadata.tags.append("remove-cell")
 
 
-def _check_alt_text(chapter, name: str) -> None:
+def _check_alt_text(chapter: NotebookNode, name: str) -> None:
+    """Refuse a figure that a blind reader is not told of."""
     for cell in chapter.cells:
         drawn = any(kind.startswith("image/") for out in cell.get("outputs", []) for kind in out.get("data", {}))
         if drawn and not cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "").strip():
@@ -274,15 +275,11 @@ def _check_alt_text(chapter, name: str) -> None:
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Hold `out` for this build, with an empty out/running."""
-    from filelock import FileLock, Timeout
-
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / ".lock")
+    lock, running = FileLock(out / ".lock"), out / "running"
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise BookError(f"{out}: another build is at work here; wait for it, or build elsewhere (--out)") from None
-    running = out / "running"
     try:
         shutil.rmtree(running, ignore_errors=True)  # what a killed run left
         running.mkdir()
@@ -290,6 +287,10 @@ def _alone(out: Path) -> Iterator[None]:
     finally:
         shutil.rmtree(running, ignore_errors=True)
         lock.release()
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def _without_path(value: object) -> object:

@@ -9,9 +9,14 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import nbformat
+import yaml
+
 from prr.errors import BookError
 from prr.study.edition import FIGURE, Edition
+from prr.study.revisions import REVISIONS
 
+ABOUT = "about.md"  # what the benchmarks' tables say
 LEDGER = "07_verdict"  # the last page of an edition
 FIRST = (
     "What it costs to replace a kernel, by network and by start of training: the mean drop of Dice over kernels, as "
@@ -41,8 +46,6 @@ def _assemble(names: list[str], root: Path, out: Path, edition: Edition | None) 
 
     An edition says on each page what it is, shows its main figure first, and ends with the ledger.
     """
-    import yaml
-
     source = out / "source"
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(root / "book", source, ignore=shutil.ignore_patterns("*.ipynb", ".ipynb_checkpoints"))
@@ -66,24 +69,24 @@ def _assemble(names: list[str], root: Path, out: Path, edition: Edition | None) 
 
 def _mark(source: Path, names: list[str], edition: Edition) -> None:
     """Say below the title of every page which edition it shows; put the edition's figure on the first one."""
-    import nbformat
-
-    from prr.study.experiment import recipes
-
-    notice = edition.notice(recipes())
+    notice = edition.notice(REVISIONS)
     for name in names:
         chapter = nbformat.read(source / name, 4)
-        title, _, rest = chapter.cells[0].source.partition("\n")
-        chapter.cells[0].source = f"{title}\n\n{notice}\n{rest}"
+        chapter.cells[0].source = _below_title(chapter.cells[0].source, notice)
         nbformat.write(chapter, source / name)
     shutil.copy(edition.folder / FIGURE, source / FIGURE)
-    title, _, rest = (source / "index.md").read_text(encoding="utf-8").partition("\n")
-    (source / "index.md").write_text(f"{title}\n\n{notice}\n\n![{FIRST}]({FIGURE})\n{rest}", encoding="utf-8")
+    first = source / "index.md"
+    text = _below_title(first.read_text(encoding="utf-8"), f"{notice}\n\n![{FIRST}]({FIGURE})")
+    first.write_text(text, encoding="utf-8")
+
+
+def _below_title(page: str, text: str) -> str:
+    """A page with some text between its title and the rest."""
+    title, _, rest = page.partition("\n")
+    return f"{title}\n\n{text}\n{rest}"
 
 
 def _run_times(chapters: list[Path]) -> str:
-    import nbformat
-
     lines = [
         "# How fast\n",
         "## Run times\n",
@@ -101,19 +104,10 @@ def _run_times(chapters: list[Path]) -> str:
 
 
 def _benchmarks(folder: Path) -> str:
-    """What `make bench` printed, as it is, on each device that has a file; nothing without one."""
+    """What `make bench` printed, as it is, on each device that has a file, below what it means; nothing without one."""
     if not (tables := sorted(folder.glob("*.txt"))):
         return ""
-    lines = [
-        "\n## Benchmarks\n",
-        "What `make bench` printed; machine and versions stand above each table. A sweep takes turns with a *plain*",
-        "loop, which runs the whole network for every transplant in the same batches; figures are medians of these",
-        "pairs. The *usual* loop is `load_state_dict`, a `DataLoader` and Dice in NumPy, in the first three rounds.",
-        "*By operations* is what leaving out the convolutions before a changed layer could gain at most. *bfloat16*",
-        "is `sweep(..., bfloat16=True)`, which no chapter uses; the last column is the most by which it moved a score.",
-        "Training as usual is one network on all cores behind a `DataLoader` that augments slice by slice; `prr`",
-        "trains one network on each core.\n",
-    ]
+    lines = [f"\n{(folder / ABOUT).read_text(encoding='utf-8')}"]
     for table in tables:
         lines += [f"### {table.stem}\n", "```text", table.read_text(encoding="utf-8").strip("\n"), "```\n"]
     return "\n".join(lines)
@@ -148,6 +142,4 @@ def tree_digest(folder: Path) -> str:
 
 
 def read_yaml(path: Path) -> dict:
-    import yaml
-
     return yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,16 +1,14 @@
 """Which channels of a network's tensors move together: what may change places without changing the function.
 
-torch.fx tells. Every output channel of a layer gets a number; where the network adds two maps their numbers become one
-(union-find), where it concatenates them the lists of numbers do. Numbers that stand in the same layers may change
+torch.fx shows it. Every output channel of a layer gets a number; where the network adds two maps their numbers become
+one (union-find), where it concatenates them the lists of numbers do. Numbers that stand in the same layers may change
 places, all others stay.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import re
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,12 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_aggregate
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.overrides import TorchFunctionMode
 
 from prr.errors import NetworkError
+from prr.graph.tracing import traced
 from prr.layers import BATCH_NORM, CONVOLUTION, LINEAR, comparable, named_tensors, names_of
 
 # What treats all channels alike and each by itself, with other operands channel by channel. Names without the `_` of
@@ -71,43 +68,10 @@ class Value(NamedTuple):
     flat: bool = False  # whether each channel is spread over several places, as many as it had pixels
 
     def has_channels_at(self, dimension: int) -> bool | None:
-        """None where it can't be told."""
+        """None where it can't be known."""
         if dimension < 0:
             return dimension == -1 - self.spatial
         return dimension == 1 if self.batched else None
-
-
-class Tracer(fx.Tracer):
-    """Cuts a network at torch's own modules; a buffer is seen where it is used, as a parameter is."""
-
-    proxy_buffer_attributes = True
-
-
-class OutOfSight(TorchFunctionMode):
-    """Notes which of a network's tensors enter operations that torch.fx does not see."""
-
-    def __init__(self, own: dict[int, str]):
-        self.own = own
-        self.names: set[str] = set()
-
-    def __torch_function__(self, function, types, arguments=(), options=None):
-        if not issubclass(fx.Proxy, types):
-            map_aggregate(arguments, lambda each: self.names.add(self.own[id(each)]) if id(each) in self.own else None)
-        return function(*arguments, **(options or {}))
-
-
-def traced(model: nn.Module, training: bool) -> tuple[fx.Graph, set[str]]:
-    """What a network does to its input, and the names of tensors that it uses out of torch.fx's sight.
-
-    Modules have a `0.` before their names.
-    """
-    root = nn.Sequential(copy.deepcopy(model))  # takes the images alone, whatever else the network could be given
-    root.train(training)
-    hidden = OutOfSight({id(value): name for name, value in named_tensors(root[0]).items()})
-    with warnings.catch_warnings(), torch.no_grad(), hidden:
-        warnings.simplefilter("ignore")
-        graph = Tracer().trace(root)
-    return graph, hidden.names
 
 
 class Channels:
@@ -178,14 +142,11 @@ class Channels:
         (norm, *others) = self.followers[layer]
         if others or norm is None or self.leaders[norm] != {layer}:
             return None
-        batch_norm = self.source.get_submodule(norm)
-        tensors = [*named_tensors(self.source.get_submodule(layer)).values(), *named_tensors(batch_norm).values()]
-        names = {self.name_of[id(value)] for value in tensors}
-        kernel = self.source.get_submodule(layer)
+        kernel, batch_norm = (self.source.get_submodule(name) for name in (layer, norm))
+        names = {self.name_of[id(value)] for each in (kernel, batch_norm) for value in named_tensors(each).values()}
         free = batch_norm.running_var is not None and not names & (self.fixed | self.shared)
-        return (
-            (layer, norm) if free and kernel.weight.shape[kernel_dimension(kernel)] == batch_norm.num_features else None
-        )
+        fits = kernel.weight.shape[kernel_dimension(kernel)] == batch_norm.num_features
+        return (layer, norm) if free and fits else None
 
     # union-find
 

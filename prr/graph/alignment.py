@@ -1,6 +1,6 @@
 """Channels have no order of their own: a copy of the source whose channels stand as the target's do.
 
-`prr.channels` tells which channels may change places; here they are matched, group by group.
+`prr.graph.channels` finds which channels may change places; here they are matched, group by group.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from prr.channels import Channels, Slot, kernel_dimension
-from prr.layers import CONVOLUTION, LINEAR, named_tensors
+from prr.graph.channels import Channels, Slot, kernel_dimension
+from prr.layers import named_tensors
 
 STARTS = 3  # orders in which the groups are tried; the first is the network's own
 ENOUGH = 1e-9  # a step has to gain this part of what a perfect match would give: less is rounding
 
 
-def aligned(target: nn.Module, source: nn.Module, *, seed: int = 0) -> nn.Module:
+def aligned(target: nn.Module, source: nn.Module) -> nn.Module:
     """A copy of the source that is the same function, with its channels permuted and scaled to lie near the target's.
 
     Channels are permuted wherever torch.fx shows that the function stays: through convolutions (transposed and
@@ -37,7 +37,6 @@ def aligned(target: nn.Module, source: nn.Module, *, seed: int = 0) -> nn.Module
     Args:
         target: the network whose order of channels is taken; not changed.
         source: the network that is copied; not changed. Same layers and shapes.
-        seed: of the random orders in which groups of channels are matched.
 
     Returns:
         The copy, in the source's mode and on its device: the function in eval mode up to rounding.
@@ -47,9 +46,22 @@ def aligned(target: nn.Module, source: nn.Module, *, seed: int = 0) -> nn.Module
 
     Source: Ainsworth et al. 2023, arXiv:2209.04836, algorithm 1 (weight matching); Jordan et al. 2023,
     arXiv:2211.08403 (batch norm after permutation).
+
+    Example:
+        >>> import copy, torch
+        >>> from prr.graph.alignment import aligned
+        >>> from torch import nn
+        >>> _ = torch.manual_seed(0)
+        >>> target = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> source, order = copy.deepcopy(target), [2, 0, 3, 1]  # the same function, its channels in another order
+        >>> for value, own in ((source[0].weight, target[0].weight), (source[0].bias, target[0].bias)):
+        ...     _ = value.data.copy_(own[order])
+        >>> _ = source[2].weight.data.copy_(target[2].weight[:, order])
+        >>> all(map(torch.equal, aligned(target, source).parameters(), target.parameters()))
+        True
     """
     channels = Channels(target, source)
-    places = matched(channels, target, seed)
+    places = matched(channels, target)
     model = copy.deepcopy(source)
     copied, originals = named_tensors(model), named_tensors(source)
     for name in dict.fromkeys(name for name, _ in channels.lists):
@@ -57,31 +69,6 @@ def aligned(target: nn.Module, source: nn.Module, *, seed: int = 0) -> nn.Module
     for pair in channels.scaled:
         rescale(model, target, *pair)
     return model
-
-
-def matching(target: nn.Module, source: nn.Module, *, seed: int = 0) -> dict[str, Tensor]:
-    """Which output channel of the source stands where the target's does, layer by layer.
-
-    Args:
-        target, source, seed: as in `aligned`.
-
-    Returns:
-        {name of a convolution or linear layer: (channels,) int64}; place i of the aligned layer is channel
-        `matching[name][i]` of the source's.
-
-    Raises:
-        NetworkError: as `aligned`.
-    """
-    channels = Channels(target, source)
-    places = matched(channels, target, seed)
-    result = {}
-    for name, module in source.named_modules():
-        if isinstance(module, (*CONVOLUTION, *LINEAR)):
-            size = module.out_features if isinstance(module, nn.Linear) else module.out_channels
-            place = places.get((channels.name_of[id(module.weight)], kernel_dimension(module)), torch.arange(size))
-            times = size // len(place)  # a depthwise transposed kernel gives several outputs for each of its channels
-            result[name] = (times * place[:, None] + torch.arange(times)).flatten()
-    return result
 
 
 def norms(weight: Tensor, module: nn.Module) -> Tensor:
@@ -106,19 +93,14 @@ def rescale(model: nn.Module, target: nn.Module, layer: str, norm: str) -> None:
     kernel, batch_norm = model.get_submodule(layer), model.get_submodule(norm)
     own, wanted = norms(kernel.weight, kernel), norms(target.get_submodule(layer).weight, kernel)
     factor = torch.where((own > 0) & (wanted > 0), wanted / own, 1.0)
-    variance = batch_norm.running_var.detach().cpu().double() + batch_norm.eps
+    before = batch_norm.running_var.detach().cpu().double()
+    variance = before + batch_norm.eps
     factor = torch.where(factor.square() * variance < batch_norm.eps, 1.0, factor)  # RV would be negative
-    for value, by in (
-        (kernel.weight, spread(factor, kernel.weight, kernel)),
-        (kernel.bias, factor),
-        (batch_norm.running_mean, factor),
-    ):
+    weights = spread(factor, kernel.weight, kernel)
+    for value, by in ((kernel.weight, weights), (kernel.bias, factor), (batch_norm.running_mean, factor)):
         if value is not None:
             value.data.copy_(value.detach().cpu().double() * by)
-    variance = torch.where(
-        factor == 1, batch_norm.running_var.detach().cpu().double(), factor.square() * variance - batch_norm.eps
-    )
-    batch_norm.running_var.data.copy_(variance)
+    batch_norm.running_var.data.copy_(torch.where(factor == 1, before, factor.square() * variance - batch_norm.eps))
 
 
 # ---- the match -----------------------------------------------------------------------------------------------------
@@ -126,16 +108,15 @@ def rescale(model: nn.Module, target: nn.Module, layer: str, norm: str) -> None:
 Places = dict[tuple[str, int], Tensor]  # (name of a tensor, dimension) -> which index stands at each place
 
 
-def matched(channels: Channels, target: nn.Module, seed: int) -> Places:
+def matched(channels: Channels, target: nn.Module) -> Places:
     """The permutation of every dimension of the source's tensors that has channels to move."""
     ours, theirs = (standardised(model, channels) for model in (target, channels.source))
     groups = channels.groups()
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     orders = [list(range(len(groups))), *(generator.permutation(len(groups)) for _ in range(STARTS - 1))]
     found = [descend(ours, theirs, groups, order) for order in orders]
     _, best = max(found, key=lambda each: each[0])
-    sizes = {key: len(numbers) for key, numbers in channels.lists.items()}
-    places = {key: torch.arange(size) for key, size in sizes.items()}
+    places = {key: torch.arange(len(numbers)) for key, numbers in channels.lists.items()}
     for slots, permutation in zip(groups, best, strict=True):
         for slot in slots:
             place = places[slot.name, slot.dimension]
@@ -199,9 +180,8 @@ def descend(
 
 def products(ours: Tensor, theirs: Tensor, slot: Slot) -> Tensor:
     """(channels, channels): product of each channel of the one tensor with each of the other."""
-    first, second = (
-        value.movedim(slot.dimension, 0)[slot.index].flatten(1) for value in (ours, theirs)
-    )  # (channels, occurrences x rest)
+    # (channels, occurrences x rest)
+    first, second = (value.movedim(slot.dimension, 0)[slot.index].flatten(1) for value in (ours, theirs))
     return first @ second.T
 
 

@@ -1,0 +1,1 @@
+"""The book: chapters are executed, rendered as HTML, and their results recorded as editions."""

@@ -1,0 +1,77 @@
+"""What a notebook shows beside figures: sentences, tables that can be saved, the ledger."""
+
+from __future__ import annotations
+
+import base64
+import html
+
+import numpy as np
+import pandas as pd
+from IPython.display import display
+
+
+class Words(str):
+    """Text that a notebook shows as Markdown."""
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+
+class Download:
+    """A link that saves a table as CSV, or a page as HTML, from a notebook or from the built page, offline.
+
+    Args:
+        content: the table, or the page's text.
+        name: file name, "fig03.csv".
+        note: provenance, written as a comment on a table's first line.
+    """
+
+    def __init__(self, content: pd.DataFrame | str, name: str, note: str = ""):
+        self.name, self.page = name, isinstance(content, str)
+        self.text = content if self.page else f"# {' '.join(note.split())}\n{content.to_csv(index=False)}"
+
+    def _repr_html_(self) -> str:
+        data = base64.b64encode(self.text.encode()).decode()
+        name = html.escape(self.name, quote=True)
+        kind, words = ("text/html", "a page to keep") if self.page else ("text/csv", "the data, as CSV")
+        return f'<a download="{name}" href="data:{kind};base64,{data}">{name}: {words}</a>'
+
+
+def show(shown: object, name: str, table: pd.DataFrame, note: str = "") -> None:
+    """Show a figure, a table or a sentence, and a link that saves the table behind it as CSV.
+
+    Args:
+        shown: what is displayed.
+        name: file name, "fig03.csv".
+        table: what is saved.
+        note: provenance, written as a comment on the file's first line.
+    """
+    display(shown, Download(table, name, note))
+
+
+class Ledger:
+    """The ledger of claims as HTML, a line for each, linked to the chapter that shows its figures.
+
+    Args:
+        table: DataFrame[where, claim, verdict, here, leaves, reason, equal, remark, page] from
+            `prr.study.ledger.ledger`.
+    """
+
+    def __init__(self, table: pd.DataFrame):
+        self.table = table
+
+    def _repr_html_(self) -> str:
+        rows = self.table.map(lambda value: html.escape(str(value)))
+        shown = rows["verdict"] + np.where(rows["verdict"] == rows["here"], "", ": " + rows["here"])
+        links = [f'<a href="{page}.html">chapter {int(page[:2])}</a>' if page else "" for page in rows["page"]]
+        cells = {
+            "claim": rows["claim"] + " <small>(" + rows["where"] + ")</small>",
+            "verdict": shown,
+            "what decided, of so many leaves": rows["reason"] + " <small>(" + rows["leaves"] + ")</small>",
+            "still true when start and distance are equal?": rows["equal"],
+            "remark": "<small>" + rows["remark"] + "</small> " + pd.Series(links, rows.index),
+        }
+        shown = pd.DataFrame(cells)
+        if (rows["equal"] == "").all():
+            shown = shown.drop(columns="still true when start and distance are equal?")
+        return shown.to_html(index=False, escape=False, border=0)

@@ -1,0 +1,340 @@
+"""The figures of chapters 1 and 5 to 9: tidy tables of the study in, matplotlib figures out."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from scipy.cluster.hierarchy import linkage
+from scipy.spatial.distance import squareform
+
+from prr.data import Slices
+from prr.data.slices import LABELS
+from prr.errors import OptionError
+from prr.figures import LONG_NAME, PALETTE, finished, intervals, layer_axis, marker_and_colour, noted, panels
+
+# the controls of chapter 9 that are drawn, its verdicts, and what it says of predictors
+CONTROL_STYLE = {
+    "source": ("o", PALETTE[0]),
+    "other seed": ("D", PALETTE[2]),
+    "start": ("s", PALETTE[1]),
+    "random": ("X", PALETTE[3]),
+}
+REUSE_STYLE = {
+    "redundant": ("d", PALETTE[7]),
+    "reused": ("o", PALETTE[2]),
+    "lost": ("X", PALETTE[3]),
+}
+AGREEMENT_STYLE = {"predicts": ("o", PALETTE[2]), "undecided": ("s", PALETTE[7]), "misleads": ("X", PALETTE[3])}
+# how two networks begin: chapter 8's headline, and all of its starts
+START_STYLE = {"independent": ("X", PALETTE[3], -0.12), "shared": ("o", PALETTE[0], 0.12), "noise": ("s", "0.4", 0)}
+START_MARKER = {
+    "encoder-shared": "s", "pretext": "D", "correlated": "^", "imagenet": "P",
+    **{start: marker for start, (marker, _, _) in START_STYLE.items()},
+}  # fmt: skip
+LEGEND = {"independent": "source, independent start", "shared": "source, shared start", "noise": "noise"}
+LABEL_COLOUR = {1: PALETTE[9], 2: PALETTE[1], 3: PALETTE[3]}
+CLASS_NAME = {**LABELS, "mean": "mean, 0 to 3", "foreground": "mean, 1 to 3"}
+
+
+def slices(data: Slices, *, patient: int | None = None, count: int = 7, note: str = "") -> Figure:
+    """Some slices of one patient, evenly spaced, above; with the outlines of their labels below.
+
+    Args:
+        data: of one data set.
+        patient: whose slices; None: the first patient's.
+        count: how many at most.
+        note: where the slices come from.
+
+    Raises:
+        OptionError: a patient who is not there.
+    """
+    own = np.flatnonzero(data.patient.numpy() == (data.patient[0].item() if patient is None else patient))
+    if not len(own):
+        raise OptionError(f"patient {patient}: expected one of {data.patient.unique().tolist()}")
+    chosen = own[np.unique(np.linspace(0, len(own) - 1, min(count, len(own))).round().astype(int))]
+    figure, axes = plt.subplots(2, len(chosen), figsize=(1.7 * len(chosen), 3.9), squeeze=False)
+    for column, index in enumerate(chosen):
+        image, mask = data.images[index, 0].numpy(), data.masks[index].numpy()
+        title = f"image {np.searchsorted(own, index) + 1}"
+        for axis in axes[:, column]:
+            axis.imshow(image, cmap="gray", interpolation="nearest")
+            axis.axis("off")
+        for label, colour in LABEL_COLOUR.items():
+            if (mask == label).any():
+                axes[1, column].contour(mask == label, [0.5], colors=[colour], linewidths=1.2)
+        axes[0, column].set_title(title, fontsize=9)
+    handles = [plt.Line2D([], [], color=colour, label=LABELS[label]) for label, colour in LABEL_COLOUR.items()]
+    figure.legend(handles=handles, loc="upper center", ncols=3, frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0.03, 1, 0.94), w_pad=0.2, h_pad=0.2)
+    return noted(figure, note)
+
+
+def distance_curves(pairs: pd.DataFrame, *, note: str = "") -> Figure:
+    """RMSE between the kernels of every two networks against the layer, those with the target in front.
+
+    Args:
+        pairs: DataFrame[first, second, kind, layer, rmse, relative, null] of one architecture, from
+            `prr.study.sources.pairs`, the target being the first of the first pair; mean over seeds where it has
+            several. Dashed: the null of each front curve.
+        note: where the numbers come from.
+
+    Source: Wang et al. 2020, arXiv:2008.03411, Figs 11 and 12.
+    """
+    target, part = pairs["first"].iloc[0], pairs[pairs["kind"] == "W"]
+    part = part.assign(relative_null=part["relative"] * part["null"] / part["rmse"])
+    columns = {"rmse": "null", "relative": "relative_null"}
+    means = part.groupby(["first", "second", "layer"], sort=False)[[*columns, *columns.values()]].mean().reset_index()
+    figure, axes = panels(2)
+    for axis, (column, null) in zip(axes, columns.items(), strict=True):
+        front = 0
+        for (first, second), curve in means.groupby(["first", "second"], sort=False):
+            if target not in (first, second):
+                axis.plot(curve["layer"], curve[column], color="0.8", linewidth=0.8, zorder=1)
+                continue
+            marker, colour = marker_and_colour(front)
+            name = second if first == target else first
+            axis.plot(curve["layer"], curve[column], marker + "-", color=colour, markersize=4.5, label=name, zorder=3)
+            axis.plot(curve["layer"], curve[null], "--", color=colour, linewidth=1, zorder=2)
+            front += 1
+        layer_axis(axis, f"{LONG_NAME['W']}: from {target} to", means["layer"])
+        axis.set(ylabel="RMSE" if column == "rmse" else "RMSE / rms of the first", ylim=(0, None))
+    axes[0].plot([], [], "--", color="0.4", linewidth=1, label="null: unrelated directions")
+    axes[0].plot([], [], color="0.8", linewidth=0.8, label="pairs without it")
+    if axes[1].get_ylim()[1] > 1:  # far above all curves it would only press them down
+        line = axes[1].axhline(np.sqrt(2), color="0.4", linestyle=":", linewidth=1, label="independent: √2")
+        axes[1].legend(handles=[line], frameon=False, fontsize=8)
+    return finished(figure, axes, note, legend=True)
+
+
+def cluster_map(matrix: pd.DataFrame, *, note: str = "") -> Figure:
+    """Distances between networks as a heat map with numbers, ordered by average linkage; the diagonal is blank.
+
+    Colour begins at 0, so distances that hardly differ look alike.
+
+    Args:
+        matrix: relative RMSE of kernels, symmetric, 0 on the diagonal, labels as index and columns.
+        note: where the numbers come from.
+    """
+    tree = linkage(squareform(matrix.to_numpy(), checks=False), "average")
+    grid = sns.clustermap(
+        matrix, row_linkage=tree, col_linkage=tree, mask=np.eye(len(matrix), dtype=bool), annot=True, fmt=".3g",
+        cmap="rocket_r", vmin=0, figsize=(6.4, 6), dendrogram_ratio=0.16, cbar_pos=(0.3, 0.93, 0.4, 0.02),
+        cbar_kws={"label": "relative RMSE of W", "orientation": "horizontal"},
+    )  # fmt: skip
+    grid.ax_col_dendrogram.set_visible(False)
+    grid.ax_heatmap.tick_params(axis="both", length=0)
+    return noted(grid.figure, note)
+
+
+def transfer(table: pd.DataFrame, *, note: str = "") -> Figure:
+    """Dice of every row of the transfer experiment, one panel per class.
+
+    Args:
+        table: DataFrame[patients, row, label, class, dice, low, high, paper_patients, paper] of one network and list,
+            from `prr.study.transfer.with_paper_values`; the paper's value stands hollow under ours, where it has one.
+        note: where the numbers come from.
+    """
+    classes, sizes = table["class"].unique(), sorted(table["patients"].unique())
+    rows = table.drop_duplicates("row").sort_values("row")
+    figure, axes = plt.subplots(
+        1, len(classes), figsize=(1.7 * len(classes) + 2, 0.36 * len(rows) + 1.4), sharey=True, squeeze=False
+    )
+    for axis, each in zip(axes[0], classes, strict=True):
+        for index, patients in enumerate(sizes):
+            part = table[(table["class"] == each) & (table["patients"] == patients)]
+            marker, colour = marker_and_colour(index)
+            place = part["row"] + (index - (len(sizes) - 1) / 2) * 0.36
+            style = {"fmt": marker, "markersize": 4.5, "linewidth": 1, "label": f"{patients} patients"}
+            intervals(axis, place, part, "dice", across=True, color=colour, **style)
+            axis.plot(
+                part["paper"], place + 0.13, marker, color=colour, fillstyle="none", markersize=5.5,
+                label=f"the paper: {part['paper_patients'].iloc[0]} patients" if table["paper"].notna().any() else None,
+            )  # fmt: skip
+        axis.set(title=CLASS_NAME.get(each, each), xlabel="Dice", xlim=(-0.04, 1.04))
+        axis.grid(axis="x", color="0.92")
+    axes[0, 0].set_yticks(rows["row"], rows["row"].astype(str) + "  " + rows["label"])
+    axes[0, 0].invert_yaxis()
+    return finished(figure, list(axes[0]), note, legend=True)
+
+
+def cells(table: pd.DataFrame, names: dict[str, str], *, note: str = "") -> Figure:
+    """Mean drop over the kernels of each network by start, one panel per view, with simultaneous intervals.
+
+    Args:
+        table: DataFrame[at, network, start, drop, low, high] from `prr.study.architecture.cells`.
+        names: {network: how it is written}, in the order of the axis.
+        note: where the numbers come from.
+    """
+    views = list(table["at"].unique())
+    figure, axes = panels(len(views), sharey=True)
+    for axis, view in zip(axes, views, strict=True):
+        for start, (marker, colour, shift) in START_STYLE.items():
+            part = table[(table["at"] == view) & (table["start"] == start)]
+            if part.empty:
+                continue
+            part, place = part.set_index("network").loc[list(names)], np.arange(len(names)) + shift
+            intervals(axis, place, part, fmt=marker, color=colour, label=LEGEND[start], capsize=3)
+        axis.axhline(0, color="0.4", linewidth=1)
+        axis.set_xticks(range(len(names)), list(names.values()))
+        axis.set(title=view, xlabel="connections")
+        axis.set_ylabel("drop of foreground Dice,\nmean over kernels")
+        axis.legend(frameon=False, fontsize=8)
+    return finished(figure, axes, note)
+
+
+def contrasts(table: pd.DataFrame, *, note: str = "") -> Figure:
+    """What connections and start change of the mean drop, one panel per view, each with simultaneous intervals.
+
+    Args:
+        table: DataFrame[at, contrast, drop, low, high, says] from `prr.study.architecture.contrasts`.
+        note: where the numbers come from.
+    """
+    views, rows = list(table["at"].unique()), list(table["contrast"].unique())
+    figure, axes = panels(len(views), sharey=True)
+    for axis, view in zip(axes, views, strict=True):
+        part = table[table["at"] == view]
+        undecided = part["says"] == "undecided"
+        for some, label, marker, colour in (
+            (part[~undecided], "interval clear of 0", "o", PALETTE[0]),
+            (part[undecided], "undecided", "s", PALETTE[7]),
+        ):
+            place = some["contrast"].map(rows.index)
+            intervals(axis, place, some, across=True, fmt=marker, color=colour, label=label, capsize=3)
+        axis.axvline(0, color="0.4", linewidth=1)
+        axis.set(title=view, xlabel="change of the mean drop")
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.set_yticks(range(len(rows)), rows)
+    axes[0].invert_yaxis()
+    return finished(figure, axes, note, legend=True)
+
+
+def drop_against_distance(table: pd.DataFrame, names: dict[str, str], *, note: str = "") -> Figure:
+    """Mean drop against distance, a point for each pair of networks: as trained, whatever the start and the source.
+
+    Args:
+        table: DataFrame[network, start, source, drop, relative] from `prr.study.architecture.summary`.
+        names: {network: how it is written}.
+        note: where the numbers come from.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 4.2))
+    table = table.assign(start=table["start"].where(~table["start"].str.fullmatch(r"[0-9.]+"), "correlated"))
+    for (network, name), colour in zip(names.items(), PALETTE, strict=False):
+        for (start, source), part in table[table["network"] == network].groupby(["start", "source"], sort=False):
+            style = {"color": colour, "markersize": 5.5, "alpha": 0.8, "fillstyle": "none" if source else "full"}
+            axis.plot(part["relative"], part["drop"], START_MARKER[start], **style)
+        axis.plot([], [], "o", color=colour, label=name)
+    for start in table["start"].unique():
+        axis.plot([], [], START_MARKER[start], color="0.4", label=f"{start} start")
+    axis.plot([], [], "o", color="0.4", fillstyle="none", label="hollow: source trained otherwise")
+    axis.axhline(0, color="0.4", linewidth=1)
+    axis.set(xscale="log", xlabel="relative RMSE, mean over kernels")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_ylabel("drop of foreground Dice,\nmean over kernels")
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return finished(figure, [axis], note)
+
+
+def controls(means: pd.DataFrame, judged: pd.DataFrame, *, tolerance: float, note: str = "") -> Figure:
+    """Drop of the score by layer with the kernel from the source and from its controls; the verdict along the top.
+
+    Args:
+        means: DataFrame[control, layer, drop, low, high] of one network, from `prr.study.redundancy.means`.
+        judged: DataFrame[layer, verdict, verdict_by_mean] of the same, from `prr.study.redundancy.judged`.
+        tolerance: drop that counts as none.
+        note: where the numbers come from.
+    """
+    figure, (above, axis) = plt.subplots(
+        2, 1, figsize=(10, 4.6), sharex=True, gridspec_kw={"height_ratios": [0.16, 1], "hspace": 0.05}
+    )
+    axis.axhspan(-tolerance, tolerance, color="0.9", zorder=0, label=f"within {tolerance:g} of the target")
+    for index, (control, (marker, colour)) in enumerate(CONTROL_STYLE.items()):
+        part = means[means["control"] == control]
+        place = part["layer"] + (index - (len(CONTROL_STYLE) - 1) / 2) * 0.19
+        intervals(axis, place, part, fmt=marker, color=colour, markersize=4.5, linewidth=0.9, label=control)
+    top = means.loc[means["control"].isin(CONTROL_STYLE), "drop"].max()
+    axis.set_ylim(-0.15, max(0.3, 1.25 * top))  # wide limits of a few seeds may run out of the panel
+    axis.set_ylabel("drop of foreground Dice")
+    layer_axis(axis, "", judged["layer"])
+    for verdict, (marker, colour) in REUSE_STYLE.items():
+        style = {"color": colour, "markersize": 7}
+        clear = judged.loc[judged["verdict"] == verdict, "layer"]
+        by_mean = judged.loc[(judged["verdict"] == "undecided") & (judged["verdict_by_mean"] == verdict), "layer"]
+        above.plot(clear, np.zeros(len(clear)), marker, label=verdict, **style)
+        above.plot(by_mean, np.zeros(len(by_mean)), marker, fillstyle="none", **style)
+    above.plot([], [], "o", color="0.4", fillstyle="none", label="hollow: undecided, so by the means alone")
+    above.axis("off")
+    for panel, height in ((above, 1.0), (axis, 0.96)):
+        handles, labels = panel.get_legend_handles_labels()
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, height), "ncols": len(labels)}
+        figure.legend(handles, labels, frameon=False, fontsize=8, **place)
+    axis.spines[["top", "right"]].set_visible(False)
+    return noted(figure, note)
+
+
+def prefixes(joint: pd.DataFrame, trained: pd.DataFrame, *, note: str = "") -> Figure:
+    """The first n layers of another network: drop without training, and score after a short training of the rest.
+
+    Args:
+        joint: DataFrame[control, set, n, recalibrated, drop] from `prr.study.prefixes.joint_means`.
+        trained: DataFrame[prefix, n, dice, gain, gain_low, gain_high] from `prr.study.prefixes.prefix_means`; empty
+            where no prefix was trained.
+        note: where the numbers come from.
+    """
+    figure, axes = panels(2 if len(trained) else 1)
+    first = joint[joint["set"] == "first layers"]
+    for control, (marker, colour) in CONTROL_STYLE.items():
+        for recalibrated, line in ((False, "-"), (True, "--")):
+            part = first[(first["control"] == control) & (first["recalibrated"] == recalibrated)]
+            label = None if recalibrated else control
+            axes[0].plot(part["n"], part["drop"], marker + line, color=colour, markersize=4.5, label=label)
+    axes[0].plot([], [], "--", color="0.4", label="recalibrated")
+    axes[0].set(title="put in, nothing trained", xlabel="layers from the input", ylabel="drop of foreground Dice")
+    axes[0].legend(frameon=False, fontsize=8)
+    if len(trained):
+        free = trained.loc[trained["n"] == 0, "dice"].item()
+        axes[1].axhline(free, color="0.4", linestyle=":", label="nothing loaded")
+        for index, (prefix, part) in enumerate(trained[trained["n"] > 0].groupby("prefix", sort=False)):
+            gained_over = part["dice"] - part["gain"]
+            part = part.assign(low=gained_over + part["gain_low"], high=gained_over + part["gain_high"])
+            marker, colour = "osDv^"[index % 5], PALETTE[(0, 9, 2, 8, 3)[index % 5]]
+            style = {"fmt": marker + ("--" if "trained on" in prefix else "-"), "markersize": 4.5, "linewidth": 1}
+            intervals(axes[1], part["n"] + (index - 2) * 0.22, part, "dice", color=colour, label=prefix, **style)
+        axes[1].set(title="loaded, then trained shortly", xlabel="layers from the input", ylabel="foreground Dice")
+        axes[1].set_ylim(min(0, trained["dice"].min()) - 0.03, 1.03)
+        axes[1].legend(frameon=False, fontsize=8)
+    for axis in axes:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return finished(figure, axes, note)
+
+
+def predictors(agreement: pd.DataFrame, labels: dict[str, str], *, note: str = "") -> Figure:
+    """Rank correlation of every cheap score with every truth, a panel for each truth; right of 0 the score warns.
+
+    Args:
+        agreement: DataFrame[truth, score, rho, low, high, verdict] of one network, from
+            `prr.study.prediction.agreement`.
+        labels: {score: words}, in order from above.
+        note: where the numbers come from.
+    """
+    truths = list(agreement["truth"].unique())
+    figure, axes = plt.subplots(1, len(truths), figsize=(10, 0.34 * len(labels) + 1.3), sharey=True, squeeze=False)
+    place = {score: index for index, score in enumerate(labels)}
+    for axis, truth in zip(axes[0], truths, strict=True):
+        for row in agreement[agreement["truth"] == truth].itertuples():
+            marker, colour = AGREEMENT_STYLE[row.verdict]
+            axis.hlines(place[row.score], row.low, row.high, color=colour, linewidth=1.5)
+            axis.plot(row.rho, place[row.score], marker, color=colour, markersize=6)
+        axis.axvline(0, color="0.4", linewidth=0.8)
+        axis.grid(axis="x", color="0.92")
+        axis.set(title=truth, xlabel="Spearman's rho", xlim=(-1.05, 1.05))
+    for verdict, (marker, colour) in AGREEMENT_STYLE.items():
+        axes[0, 0].plot([], [], marker, color=colour, label=verdict)
+    axes[0, 0].set_yticks(range(len(labels)), labels.values())
+    axes[0, 0].invert_yaxis()
+    return finished(figure, list(axes[0]), note, legend=True)
