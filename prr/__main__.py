@@ -81,13 +81,9 @@ CHAPTERS = click.option(
     "--chapters", multiple=True, metavar="NN", callback=_numbers, help='Only these: "03 04", or the option twice.'
 )
 SETTINGS = click.option(
-    "--set",
-    "parameters",
-    multiple=True,
-    metavar="NAME=VALUE",
-    callback=_values,
-    help="A parameter of the experiment, or a chapter's own.",
-)
+    "--set", "parameters", multiple=True, metavar="NAME=VALUE", callback=_values,
+    help="A parameter of the experiment, or of a chapter.",
+)  # fmt: skip
 
 
 @main.command()

@@ -123,7 +123,7 @@ def test_the_contributing_page_shows_the_same_floors():
 def test_the_root_exports_the_method_alone():
     import prr
 
-    assert {home for home in prr._HOME.values() if FLOOR_OF[home] >= FLOOR_OF["data"]} == set()
+    assert {home for home in prr._HOMES.values() if FLOOR_OF[home] >= FLOOR_OF["data"]} == set()
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,15 @@ class Form(NamedTuple):
     unpack: Callable[[Job, Content, dict, str], Any]  # job, content, record, device -> result
 
 
-TABLE = Form("tables", lambda table: (table, {}), lambda job, table, record, device: table)
+def _packed(table: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
+    return table, {}
+
+
+def _unpacked(job: Job, table: pd.DataFrame, record: dict, device: str) -> pd.DataFrame:
+    return table
+
+
+TABLE = Form("tables", _packed, _unpacked)
 
 
 def kept_as(form: Form | None) -> Callable[[Callable], Callable]:
@@ -84,11 +92,10 @@ class Job(Need):
     title: str = ""
     machine: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, Any] = field(default_factory=dict)
+    form: Form | None = field(init=False)  # how it is kept, None: not at all; another process may lack the mark
 
-    @property
-    def form(self) -> Form | None:
-        """How it is kept; None: not at all."""
-        return getattr(self.function, "form", TABLE)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "form", getattr(self.function, "form", TABLE))
 
     @property
     def name(self) -> str:
@@ -98,20 +105,25 @@ class Job(Need):
     @cached_property
     def question(self) -> str:
         """Digest of what was asked."""
-        needs = _each(self.needs, lambda need: need.question)
-        return digest({"function": _full_name(self.function), "arguments": self.arguments, "needs": needs})
+        asked = {"function": _full_name(self.function), "arguments": self.arguments}
+        return digest(asked | {"needs": self._names("question")})
 
     @cached_property
     def key(self) -> Key:
         """All that the result depends on."""
         asked = {"function": _full_name(self.function), "arguments": self.arguments}
-        needs = _each(self.needs, lambda need: need.digest)
-        return asked | {"needs": needs, "machine": self.machine, "revisions": revisions(self.function.__module__)}
+        decides = {"machine": self.machine, "revisions": revisions(self.function.__module__)}
+        return asked | {"needs": self._names("digest")} | decides
 
     @cached_property
     def digest(self) -> str:
         """Digest of the key."""
         return digest(self.key)
+
+    def _names(self, name: str) -> dict[str, Any]:
+        """The needs by their question or digest; of a dict of needs the order counts, as it may for the function."""
+        names = _each(self.needs, lambda need: getattr(need, name))
+        return {each: list(some.items()) if isinstance(some, dict) else some for each, some in names.items()}
 
     def value(self, results: Any) -> Any:
         """The result: read, or made now if it has to be; `results`: an `Executor`, or an edition."""
