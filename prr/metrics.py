@@ -142,6 +142,7 @@ def _check_masks(output: Tensor, data: Data) -> None:
 
 
 def _count_pixels(output: Tensor, masks: Tensor) -> Tensor:
+    """Pixels (n, classes, classes) by their label and by the class that is chosen."""
     return confusion(chosen(output), masks, _classes(output))
 
 
@@ -167,6 +168,7 @@ def _check_labels(output: Tensor, data: Data) -> None:
 
 
 def _count_right(output: Tensor, labels: Tensor) -> Tensor:
+    """Share (n,) of each image's labels that are chosen."""
     return _mean_of_each((chosen(output) == labels).double())
 
 
@@ -187,6 +189,7 @@ def _check_numbers(output: Tensor, data: Data) -> None:
 
 
 def _count_squares(output: Tensor, truth: Tensor) -> Tensor:
+    """Mean square error (n,) of each image."""
     return _mean_of_each((output.double().reshape(truth.shape) - truth.double()).square())
 
 

@@ -191,7 +191,12 @@ def patient_scores(
     bfloat16: bool = False,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """DataFrame[kind, layer, name, patient, before, score, drop]: `drops` and, before the transplant, the score."""
+    """What `sweep` and `drops` show, with their arguments.
+
+    Returns:
+        DataFrame[kind, layer, name, patient, before, score, drop]: score of the patient before and after the
+        transplant, and before - score.
+    """
     data = samples(data)
     check_kinds(kinds)
     score = score_of(score, data)
@@ -289,9 +294,6 @@ def joint_transplant(
     low, high = drop_interval(before, after[None])
     drop = nanmean(before) - nanmean(after)
     return {"score": float(nanmean(after)), "drop": float(drop), "low": float(low[0]), "high": float(high[0])}
-
-
-joint = joint_transplant  # until its callers have the new name
 
 
 def apply_plan(model: nn.Module, source: nn.Module, plan: pd.DataFrame) -> nn.Module:

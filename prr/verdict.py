@@ -320,6 +320,7 @@ def judge(
 
 
 def _check_case(sources: dict, kinds: Sequence[str], share: float, tolerance: float, seed: int) -> None:
+    """Refuse a case that can't be judged."""
     if not sources or not {*KERNELS} & {*kinds} or not 0 < share <= 1 or not tolerance >= 0 or seed < 0:
         raise OptionError(
             f"sources={list(sources)}, kinds={list(kinds)}, share={share}, tolerance={tolerance}, seed={seed}: "

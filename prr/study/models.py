@@ -152,6 +152,10 @@ def unet(width: int = 64, in_channels: int = 1, out_channels: int = 4) -> nn.Mod
         out_channels: classes, or copies of the image for auto-encoding.
 
     Source: Ronneberger, Fischer, Brox 2015, arXiv:1505.04597.
+
+    >>> import torch
+    >>> unet(width=4)(torch.zeros(2, 1, 32, 32)).shape
+    torch.Size([2, 4, 32, 32])
     """
     return he_initialised(UNet(width, in_channels, out_channels))
 
@@ -172,6 +176,10 @@ def pspnet(width: int = 64, in_channels: int = 1, out_channels: int = 4, weights
         OptionError: other in_channels or weights, or ImageNet weights at another width or where they can't be had.
 
     Source: Zhao et al. 2017, doi:10.1109/CVPR.2017.660; He et al. 2016, doi:10.1109/CVPR.2016.90.
+
+    >>> import torch
+    >>> pspnet(width=8).eval()(torch.zeros(2, 1, 48, 48)).shape
+    torch.Size([2, 4, 48, 48])
     """
     if in_channels not in (1, 3):
         raise OptionError(f"in_channels={in_channels}: expected 1 or 3, for PSPNet's encoder takes RGB")
