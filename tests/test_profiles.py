@@ -60,7 +60,8 @@ def test_an_unknown_override_is_refused_by_name_with_the_nearest():
         ("steps", 0), ("steps", -1), ("steps", 1.5), ("steps", "8"), ("steps", True), ("steps", float("nan")),
         ("steps", float("inf")), ("learning_rate", 0), ("learning_rate", -1e-3), ("learning_rate", "fast"),
         ("learning_rate", float("nan")), ("spacing_mm", float("inf")), ("threads", 0), ("size", 56), ("size", 32),
-        ("batch_size", 1), ("normalisation", "minmax"), ("unet_start", "imagenet"), ("pspnet_start", "random"),
+        ("batch_size", 1), ("pspnet_width", 7), ("normalisation", "minmax"), ("unet_start", "imagenet"),
+        ("pspnet_start", "random"),
     ],
 )  # fmt: skip
 def test_a_value_of_the_wrong_type_or_range_is_refused_with_its_name(name, value):

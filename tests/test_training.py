@@ -94,7 +94,7 @@ def test_what_is_frozen_is_bit_identical_after_training_and_all_else_has_moved(k
 @pytest.mark.parametrize("kind", paper.KINDS)
 def test_pspnet_keeps_one_kind_through_training_in_all_layers_the_auxiliary_heads_too(kind):
     torch.manual_seed(0)
-    target, source = pspnet(2), scrambled(pspnet(2))
+    target, source = pspnet(8), scrambled(pspnet(8))
     plan = prr.parameter_table(source).query("kind == @kind")[["kind", "layer", "name"]]
     model = prr.apply_plan(target, source, plan.assign(action="reuse"))
     fit(model, blobs(48), "segmentation", steps=2, batch_size=4, learning_rate=0.02, seed=0)
@@ -242,7 +242,7 @@ def test_the_auxiliary_head_adds_four_tenths_of_its_own_loss():
 
 def test_pspnets_auxiliary_head_is_trained():
     torch.manual_seed(0)
-    model = pspnet(2)
+    model = pspnet(8)
     before = model.auxiliary[1].weight.detach().clone()
     fit(model, blobs(48), "segmentation", steps=1, batch_size=4, learning_rate=0.02, seed=0)
     assert not torch.equal(model.auxiliary[1].weight, before)

@@ -33,7 +33,7 @@ class Profile:
     spacing_mm: float = 2.2
     normalisation: str = "zscore"  # of each volume: zscore, or unit for [0, 1]
     unet_width: int = 8  # channels of the first level
-    pspnet_width: int = 16
+    pspnet_width: int = 16  # from 8: without AVX-512, training a strided 1x1 of fewer channels writes out of bounds
     unet_start: str = "independent"  # any but imagenet; independent as in the paper: its UNet had no common start
     pspnet_start: str = "shared"  # shared stands in for the paper's common ImageNet weights
     steps: int = 140  # of the optimiser, the same for every network
@@ -109,6 +109,8 @@ def _checked(key: str, value: Any, like: Any) -> Any:
         raise OptionError(f"{key}={value!r}: expected {expected}, such as {like}")
     if key in ("size", "grid_size") and (value % 16 or value < 48):
         raise OptionError(f"{key}={value}: expected at least 48 and divisible by 16, for UNet pools four times")
+    if key == "pspnet_width" and value < 8:
+        raise OptionError(f"pspnet_width={value}: expected 8 or more, for torch's convolutions corrupt memory below it")
     if key == "spacing_mm" and not 0.1 <= value <= 10:
         raise OptionError(f"spacing_mm={value}: expected 0.1 to 10 mm")
     if key == "batch_size" and value < 2:
