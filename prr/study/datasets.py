@@ -41,6 +41,11 @@ class Data(Need):
     facts: dict[str, Any]
 
     @property
+    def needs(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    @property
     def question(self) -> str:
         """Names what was asked, whatever files lie there."""
         return digest({"data set": self.name, **self.scale})

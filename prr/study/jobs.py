@@ -69,7 +69,7 @@ class Need:
     question: names what was asked, whatever machine and revision has answered; digest: names the answer.
     """
 
-    needs: dict[str, Any] = {}  # noqa: RUF012
+    needs: dict[str, Any]
     question: str
 
 
