@@ -245,28 +245,33 @@ class Output(click.Path):
 
 
 FILE, OUTPUT = click.Path(path_type=Path), Output(dir_okay=False)
+KEY = click.option("--key", metavar="KEY", help="Which weights to take from files that hold several sets, such as ema.")
+STRIP = click.option("--strip", metavar="PREFIX", help="Take the weights whose names begin with it, and drop it.")
 
 
 @main.command()
 @click.argument("target", type=FILE)
 @click.argument("source", type=FILE)
+@KEY
+@STRIP
 @click.option("--csv", type=OUTPUT, help="Write the table here.")
 @click.option("--json", type=OUTPUT, help="Write the table here, as records.")
 @click.option("--html", type=OUTPUT, help="Write one self-contained page here.")
 @click.option("--figure", type=OUTPUT, help="Write the curves here: .png, .svg or .pdf.")
 def rmse(
-    target: Path, source: Path, csv: Path | None, json: Path | None, html: Path | None, figure: Path | None
-) -> None:
+    target: Path, source: Path, key: str | None, strip: str | None,
+    csv: Path | None, json: Path | None, html: Path | None, figure: Path | None,
+) -> None:  # fmt: skip
     """Compare two checkpoints, TARGET and SOURCE, layer by layer, without their networks' code."""
     from prr import checkpoints, distance, figures, layers, page
 
-    networks = []
+    networks, state = [], {}
     for path in (target, source):
-        state, told = checkpoints.read(path)
+        state, told = checkpoints.read(path, state, key=key, strip=strip)  # the source's names as the target has them
         networks.append(checkpoints.skeleton(state))
         covered = {layers.full_name(kind, name) for kind, _, name, _ in layers.entries(networks[-1])}
         outside = [name for name in state if name not in covered and not name.endswith("num_batches_tracked")]
-        told += [f"{len(outside)} tensors belong to no layer, {outside[0]} among them"] if outside else []
+        told += [f"{len(outside)} tensors are no parameters, {outside[0]} among them"] if outside else []
         for line in told:
             click.echo(f"{path.name}: {line}", err=True)
     with warnings.catch_warnings():
@@ -298,6 +303,8 @@ def rmse(
 @click.option("--model", required=True, metavar="MODULE:FACTORY", help="Called without arguments, gives the network.")
 @click.option("--target", required=True, type=FILE, help="Weights of the network that is judged.")
 @click.option("--source", "sources", required=True, multiple=True, metavar="[NAME=]FILE", help="Weights to take from.")
+@KEY
+@STRIP
 @click.option("--data", required=True, metavar="MODULE:DATA", help="Tensors, Dataset, DataLoader, or what gives them.")
 @click.option("--score", help="dice, accuracy, r2 or MODULE:FUNCTION; by default what suits the targets.")
 @click.option("--tolerance", type=float, help="Drop that counts as unchanged.  [default: TOLERANCE of prr/verdict.py]")
@@ -310,12 +317,13 @@ def rmse(
 @click.option("--json", type=OUTPUT, help="Write all tables here.")
 @click.option("--html", type=OUTPUT, help="Write one self-contained page here.")
 def judge(
-    model: str, target: Path, sources: tuple[str, ...], data: str, score: str | None, tolerance: float | None,
-    kinds: str | None, device: str, csv: Path | None, json: Path | None, html: Path | None, **options: Any,
+    model: str, target: Path, sources: tuple[str, ...], key: str | None, strip: str | None, data: str,
+    score: str | None, tolerance: float | None, kinds: str | None, device: str,
+    csv: Path | None, json: Path | None, html: Path | None, **options: Any,
 ) -> None:  # fmt: skip
     """Judge what of one checkpoint can be reused in another: which layers, which source, what plan."""
     from prr import checkpoints, page, verdict
-    from prr.layers import ALL, check_module
+    from prr.layers import ALL
 
     factory, found = _imported(model), _imported(data)
     paths = dict(_named(spec) for spec in sources)
@@ -324,11 +332,10 @@ def judge(
     networks = {}
     for name, path in {None: target, **paths}.items():
         network = _called(model, factory)
-        check_module(network)
         if name is None:
-            told = checkpoints.load(network, path)
+            told = checkpoints.load(network, path, key, strip)
         else:
-            network, told = checkpoints.source(network, path)
+            network, told = checkpoints.source(network, path, key, strip)
         for line in told:
             click.echo(f"{path.name}: {line}", err=True)
         try:

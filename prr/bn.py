@@ -11,16 +11,16 @@ At inference y = RW (x - RM) / sqrt(RV + eps) + RB, channel by channel. With one
 
 from __future__ import annotations
 
-import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
+from prr.copies import copied, effective
 from prr.errors import NetworkError, OptionError
-from prr.layers import BATCH_NORM, CONVOLUTION, check_kinds, comparable, forward, replaced, tensor
+from prr.layers import BATCH_NORM, CONVOLUTION, FrozenBatchNorm, check_kinds, comparable, forward, replaced, tensor
 
 # A channel whose |RW| is below this share of the layer's largest is switched off in the target: RW'/RW says nothing
 # about it, so it is left out of MRW and counted in `excluded`.
@@ -63,6 +63,7 @@ def shift_scale(target: nn.Module, source: nn.Module) -> pd.DataFrame:
            layer name  MRM  MRV  MRW  MRB
         0      1    0  0.0  1.0  1.0  1.0
     """
+    target, source = effective(target), effective(source)
     table = comparable(target, source)
     bias_before = biased_convolutions(target)
     batch_norms = table[table["kind"] == "RM"]
@@ -71,7 +72,7 @@ def shift_scale(target: nn.Module, source: nn.Module) -> pd.DataFrame:
     rows = []
     for layer, name in batch_norms[["layer", "name"]].itertuples(index=False):
         old, new = ({kind: array(model, kind, name) for kind in ("RM", "RV", "RW", "RB")} for model in (target, source))
-        epsilon = target.get_submodule(name).eps
+        epsilon = getattr(target.get_submodule(name), "eps", 1e-5)  # a frozen one may have it in its code
         conv = bias_before.get(name)
         bias = array(source, "B", conv) - array(target, "B", conv) if conv else np.full_like(old["RW"], np.nan)
         rows.append({"layer": layer, "name": name, **changes(old, new, bias, epsilon)})
@@ -151,6 +152,7 @@ def responses(
         {'target': 0.0, 'RM': 0.0, 'RV': 0.0, 'RW': 0.0, 'RB': 1.0}
     """
     check_kinds(kinds)
+    target, source = effective(target), effective(source)
     comparable(target, source)
     tensor(target, "RM", name)  # refuses a name that is no batch norm
     conv = biased_convolutions(target).get(name)
@@ -240,7 +242,7 @@ def residuals(target: nn.Module, source: nn.Module, name: str, images: Tensor) -
 
 def output_of(model: nn.Module, name: str, images: Tensor) -> np.ndarray:
     """What the module called `name` gives when a copy of the network in eval mode sees the images."""
-    probe = copy.deepcopy(model).eval()
+    probe = copied(model).eval()
     seen = []
     probe.get_submodule(name).register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))
     forward(probe, images)
@@ -275,17 +277,34 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 32) -> nn.Mo
     """
     if batch_size < 1 or not len(images):
         raise OptionError(f"expected 1 or more images, and to a batch, found {len(images)} and batch_size={batch_size}")
-    probe = copy.deepcopy(model).eval()
-    norms = [each for each in probe.modules() if isinstance(each, BATCH_NORM) and each.running_mean is not None]
+    probe = copied(model).eval()
+    every = [each for each in probe.modules() if isinstance(each, BATCH_NORM) and each.running_mean is not None]
+    norms = [each for each in every if not isinstance(each, FrozenBatchNorm)]
+    hooks = [each.register_forward_pre_hook(_estimator()) for each in every if isinstance(each, FrozenBatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:  # a cumulative mean: its first pass overwrites, so nothing need be reset
         norm.momentum = None
         norm.num_batches_tracked.zero_()
         norm.train()
-    for batch in images.tensor_split(max(len(images) // batch_size, 1)) if norms else ():
-        forward(probe, batch.to(norms[0].running_mean.device))
+    for batch in images.tensor_split(max(len(images) // batch_size, 1)) if every else ():
+        forward(probe, batch.to(every[0].running_mean.device))
+    for hook in hooks:
+        hook.remove()
     for norm, (momentum, count) in zip(norms, before, strict=True):
         norm.momentum = momentum
         if not norm.num_batches_tracked:
             norm.num_batches_tracked.copy_(count)
     return probe.eval()
+
+
+def _estimator() -> Callable[[nn.Module, tuple], None]:
+    """A hook that estimates the statistics of a norm whose forward pass never does."""
+    passes = itertools.count(1)
+
+    def estimate(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        share, axes = 1 / next(passes), [0, *range(2, inputs[0].ndim)]
+        for attribute, found in (("running_mean", inputs[0].mean(axes)), ("running_var", inputs[0].var(axes))):
+            if attribute not in vars(norm).get("held", ()):
+                norm._buffers[attribute].lerp_(found, share)
+
+    return estimate

@@ -14,7 +14,6 @@ CPU, so that all devices see the same numbers. NaN, infinite and (RV) negative v
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 
@@ -22,9 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from prr.copies import copied, effective
 from prr.distance import rmse
 from prr.errors import OptionError
-from prr.layers import CONVOLUTION, comparable, tensor
+from prr.layers import CONVOLUTION, comparable, owner_of, tensor
 
 
 def towards(target: nn.Module, source: nn.Module, amount: float) -> nn.Module:
@@ -47,7 +47,8 @@ def towards(target: nn.Module, source: nn.Module, amount: float) -> nn.Module:
         >>> torch.allclose(halfway.weight, (target.weight + source.weight) / 2)
         True
     """
-    model = copy.deepcopy(target)
+    target, source = effective(target), effective(source)
+    model = copied(target)
     for kind, name in _pairs(target, source):
         mine = tensor(model, kind, name).data
         mine.lerp_(tensor(source, kind, name).data.to(mine), amount)
@@ -76,7 +77,8 @@ def at(target: nn.Module, source: nn.Module, relative: float) -> nn.Module:
         >>> prr.rmse(target, at(target, source, 0.3))["relative"].round(3).tolist()
         [0.3, 0.3]
     """
-    model = copy.deepcopy(target)
+    target, source = effective(target), effective(source)
+    model = copied(target)
     for row in rmse(target, source).itertuples():
         if 0 < row.relative < math.inf:
             mine = tensor(model, row.kind, row.name).data
@@ -109,8 +111,9 @@ def noisy(target: nn.Module, source: nn.Module, seed: int = 0) -> nn.Module:
         >>> np.allclose(prr.rmse(target, elsewhere)["rmse"], prr.rmse(target, source)["rmse"])
         True
     """
+    target, source = effective(target), effective(source)
     comparable(target, source)
-    model, generator = copy.deepcopy(target), torch.Generator().manual_seed(seed)
+    model, generator = copied(target), torch.Generator().manual_seed(seed)
     for row in rmse(target, source).itertuples():
         mine = tensor(model, row.kind, row.name).data
         own, noise = mine.cpu().double(), torch.randn(mine.shape, generator=generator).double()
@@ -143,7 +146,8 @@ def random(target: nn.Module, seed: int = 0) -> nn.Module:
         >>> torch.allclose(model.weight.std(), target.weight.std()), torch.equal(model.weight, target.weight)
         (True, False)
     """
-    model, generator = copy.deepcopy(target), torch.Generator().manual_seed(seed)
+    target = effective(target)
+    model, generator = copied(target), torch.Generator().manual_seed(seed)
     for kind, name in _pairs(target, target):
         mine = tensor(model, kind, name).data
         noise = torch.randn(mine.shape, generator=generator, dtype=torch.float64)
@@ -187,9 +191,12 @@ def shuffled(source: nn.Module, seed: int = 0) -> nn.Module:
         >>> torch.equal(model.bias.sort()[0], source.bias.sort()[0]), torch.equal(model.bias, source.bias)
         (True, False)
     """
-    model, generator, orders = copy.deepcopy(source), torch.Generator().manual_seed(seed), {}
+    source = effective(source)
+    model, generator, orders = copied(source), torch.Generator().manual_seed(seed), {}
     for kind, name in _pairs(source, source):
-        mine, module = tensor(model, kind, name).data, model.get_submodule(name)
+        mine, module = tensor(model, kind, name).data, model.get_submodule(owner_of(kind, name)[0])
+        if not mine.ndim:
+            continue
         if name not in orders:
             channels = module.out_channels if isinstance(module, CONVOLUTION) else len(mine)
             orders[name] = torch.randperm(channels, generator=generator)
@@ -225,7 +232,8 @@ def zero(target: nn.Module) -> nn.Module:
         >>> model.weight.tolist(), model.running_var.tolist()
         ([0.0, 0.0], [1.0, 1.0])
     """
-    model = copy.deepcopy(target)
+    target = effective(target)
+    model = copied(target)
     for kind, name in _pairs(target, target):
         tensor(model, kind, name).data.fill_(1 if kind == "RV" else 0)
     return model

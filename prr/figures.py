@@ -15,24 +15,14 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.ticker import MaxNLocator
 from torch import nn
 
+from prr.layers import KINDS
 from prr.verdict import NOT_REUSABLE, REUSABLE, TOLERANCE, UNDECIDED, layer_verdicts
 
 PALETTE = sns.color_palette("colorblind").as_hex()
 KIND_COLOUR = dict(zip(["W", "B", "RM", "RV", "RW", "RB"], [PALETTE[i] for i in (0, 1, 2, 4, 3, 5)], strict=True))
 # a verdict is told by shape and colour both
 VERDICT_STYLE = {REUSABLE: ("o", PALETTE[2]), UNDECIDED: ("s", PALETTE[7]), NOT_REUSABLE: ("X", PALETTE[3])}
-LONG_NAME = {
-    "W": "kernel W",
-    "B": "bias B",
-    "RM": "running mean RM",
-    "RV": "running variance RV",
-    "RW": "weight RW",
-    "RB": "bias RB",
-    "LW": "linear weight LW",
-    "LB": "linear bias LB",
-    "NW": "norm weight NW",
-    "NB": "norm bias NB",
-}
+LONG_NAME = {kind: f"{each.words} {kind}" for kind, each in KINDS.items()}
 
 
 def reuse(

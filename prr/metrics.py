@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from prr.errors import DataError, OptionError
+from prr.errors import DataError
 from prr.samples import Data
 
 
@@ -24,12 +25,14 @@ class Counted(NamedTuple):
         count: (output (b, ...), targets (b, ...)) -> (b, ...) numbers of each image; no value is looked at, so a GPU
             need not wait.
         combine: (numbers of all images (n, ...), data) -> (patients,) in order of patient id.
+        constants: (data, classes) -> (answers, patients), what answers that look at no image score; None: not known.
     """
 
     name: str
     check: Callable[[Tensor, Data], None]
     count: Callable[[Tensor, Tensor], Tensor]
     combine: Callable[[Tensor, Data], np.ndarray]
+    constants: Callable[[Data, int], np.ndarray] | None = None
 
     def __call__(self, output: Tensor, data: Data) -> np.ndarray:
         """(patients,) from the output (n, ...) of a network on all of `data.images`."""
@@ -107,15 +110,20 @@ def check_labels(owner: str, labels: Tensor, classes: int) -> None:
     """
     least, most = (each.item() for each in labels.long().aminmax())
     if least < 0 or most >= classes:
-        raise DataError(f"{owner}: expected labels 0..{classes - 1}, found {least}..{most}")
+        hint = next((f"; ignore_index={each} leaves that out" for each in (255, -1) if each in (least, most)), "")
+        raise DataError(f"{owner}: expected labels 0..{classes - 1}, found {least}..{most}{hint}")
 
 
-def confusion(prediction: Tensor, mask: Tensor, classes: int) -> Tensor:
-    """Pixels (n, classes, classes) of each image by their label in the mask and in the prediction, (n, ...) each."""
+def confusion(prediction: Tensor, mask: Tensor, classes: int, known: Tensor | None = None) -> Tensor:
+    """Pixels (n, classes, classes) of each image by their label in the mask and in the prediction, (n, ...) each.
+
+    known: (n, ...), which of them count; None: all.
+    """
     image = torch.arange(len(mask), device=mask.device).reshape(-1, *[1] * (mask.ndim - 1))
     cells = ((image * classes + mask.long()) * classes + prediction.long()).flatten()
     counts = cells.new_zeros(len(mask) * classes * classes)
-    return counts.scatter_add_(0, cells, torch.ones_like(cells)).reshape(-1, classes, classes)
+    weights = torch.ones_like(cells) if known is None else known.flatten().long()
+    return counts.scatter_add_(0, cells, weights).reshape(-1, classes, classes)
 
 
 def ratio(counts: Tensor, patient: Tensor) -> np.ndarray:
@@ -129,21 +137,23 @@ def ratio(counts: Tensor, patient: Tensor) -> np.ndarray:
 # ---- foreground Dice, accuracy, R2: what each asks of targets, counts in each image, makes of a patient's counts
 
 
-def _check_masks(output: Tensor, data: Data) -> None:
+def _check_masks(output: Tensor, data: Data, threshold: float = 0.0, ignore: int | None = None) -> None:
     """What foreground Dice asks: label maps like the output, with some label."""
-    shape = (len(data.masks), *chosen(output).shape[1:])
+    shape = (len(data.masks), *chosen(output, threshold).shape[1:])
     if data.masks.is_floating_point() or data.masks.shape != shape:
         raise DataError(
             f"masks: expected a tensor of whole numbers {shape}, found {data.masks.dtype} {tuple(data.masks.shape)}"
         )
-    check_labels("masks", data.masks, _classes(output))
-    if not data.masks.any():
+    masks, _ = _known(data.masks, ignore)
+    check_labels("masks", masks, classes_of(output))
+    if not masks.any():
         raise DataError("masks: expected some labelled pixel, found background alone; Dice says nothing then")
 
 
-def _count_pixels(output: Tensor, masks: Tensor) -> Tensor:
+def _count_pixels(output: Tensor, masks: Tensor, threshold: float = 0.0, ignore: int | None = None) -> Tensor:
     """Pixels (n, classes, classes) by their label and by the class that is chosen."""
-    return confusion(chosen(output), masks, _classes(output))
+    masks, known = _known(masks, ignore)
+    return confusion(chosen(output, threshold), masks, classes_of(output), known)
 
 
 def _mean_foreground(counts: Tensor, data: Data) -> np.ndarray:
@@ -151,30 +161,56 @@ def _mean_foreground(counts: Tensor, data: Data) -> np.ndarray:
     return nanmean(ratio(counts, data.patient)[:, 1:])
 
 
-def _check_labels(output: Tensor, data: Data) -> None:
+def _one_label_everywhere(data: Data, classes: int, ignore: int | None = None) -> np.ndarray:
+    """Foreground Dice (classes, patients) of each label, chosen for all pixels."""
+    true = _labels_of_each(data, classes, ignore)
+    columns = torch.eye(classes, dtype=torch.long)
+    return np.stack([_mean_foreground(true[:, :, None] * columns[label], data) for label in range(classes)])
+
+
+def _check_labels(output: Tensor, data: Data, threshold: float = 0.0, ignore: int | None = None) -> None:
     """What accuracy asks: labels like the output, of two classes or more."""
-    labels, shape = data.masks, (len(data.masks), *chosen(output).shape[1:])
+    labels, shape = data.masks, (len(data.masks), *chosen(output, threshold).shape[1:])
     if labels.is_floating_point() or labels.shape != shape:
-        raise DataError(
-            f"accuracy: expected whole-number labels {shape}, found {labels.dtype} {tuple(labels.shape)}"
-        )
-    if labels.min() < 0 or labels.max() >= _classes(output):
-        raise DataError(
-            f"accuracy: expected labels 0..{_classes(output) - 1}, found {labels.min()}..{labels.max()}; leave "
-            "out what is not labelled"
-        )
-    if len(labels.unique()) < 2:
+        raise DataError(f"accuracy: expected whole-number labels {shape}, found {labels.dtype} {tuple(labels.shape)}")
+    labels, known = _known(labels, ignore)
+    check_labels("accuracy", labels, classes_of(output))
+    if len((labels if known is None else labels[known]).unique()) < 2:
         raise DataError("accuracy: expected two classes or more, found one; it says nothing then")
 
 
-def _count_right(output: Tensor, labels: Tensor) -> Tensor:
-    """Share (n,) of each image's labels that are chosen."""
-    return _mean_of_each((chosen(output) == labels).double())
+def _count_right(output: Tensor, labels: Tensor, threshold: float = 0.0, ignore: int | None = None) -> Tensor:
+    """Share (n,) of each image's labels that are chosen; NaN where none is known."""
+    labels, known = _known(labels, ignore)
+    right = (chosen(output, threshold) == labels).double()
+    return _mean_of_each(right) if known is None else _mean_of_each(right * known) / _mean_of_each(known.double())
 
 
 def _share_of_right(right: Tensor, data: Data) -> np.ndarray:
-    """Share of right labels over each patient's images; a single class counts as present above 0."""
-    return by_patient(right, data.patient)
+    """Share of right labels over each patient's images; a single class counts as present above the threshold."""
+    known = (~right.isnan()).double()
+    with np.errstate(invalid="ignore"):  # a patient of whom no label is known
+        return by_patient(right.nan_to_num(), data.patient) / by_patient(known, data.patient)
+
+
+def _one_label_for_all(data: Data, classes: int, ignore: int | None = None) -> np.ndarray:
+    """Accuracy (classes, patients) of each label, chosen for everything."""
+    true = _labels_of_each(data, classes, ignore).double()
+    return np.stack([_share_of_right(each, data) for each in (true / true.sum(1, keepdim=True)).T])
+
+
+def _known(labels: Tensor, ignore: int | None) -> tuple[Tensor, Tensor | None]:
+    """Labels with 0 where they are not known, and where they are known; None: everywhere."""
+    if ignore is None:
+        return labels, None
+    labels = labels.long()  # whole bytes have no -1
+    return labels.where(labels != ignore, 0), labels != ignore
+
+
+def _labels_of_each(data: Data, classes: int, ignore: int | None) -> Tensor:
+    """How often (n, classes) each label stands in each image."""
+    labels, known = _known(data.masks, ignore)
+    return confusion(labels, labels, classes, known).diagonal(dim1=1, dim2=2)
 
 
 def _check_numbers(output: Tensor, data: Data) -> None:
@@ -206,47 +242,37 @@ def _variance(targets: Tensor) -> float:
     return (targets.double() - targets.double().mean(0)).square().mean().item()
 
 
-def _classes(output: Tensor) -> int:
-    return max(output.shape[1], 2)
+def _mean_target(data: Data, classes: int) -> np.ndarray:
+    """R2 (1, patients) of the mean target."""
+    error = _mean_of_each((data.masks.double() - data.masks.double().mean(0)).square())
+    return _explained(error, data)[None]
 
 
-foreground_dice = Counted("foreground_dice", _check_masks, _count_pixels, _mean_foreground)
-accuracy = Counted("accuracy", _check_labels, _count_right, _share_of_right)
-r2 = Counted("r2", _check_numbers, _count_squares, _explained)
+def classes_of(output: Tensor) -> int:
+    """Classes that logits (n, classes, ...) tell apart: two where there is one, or none."""
+    return max(output.shape[1], 2) if output.ndim > 1 else 2
+
+
+foreground_dice = Counted("foreground_dice", _check_masks, _count_pixels, _mean_foreground, _one_label_everywhere)
+accuracy = Counted("accuracy", _check_labels, _count_right, _share_of_right, _one_label_for_all)
+r2 = Counted("r2", _check_numbers, _count_squares, _explained, _mean_target)
 SCORES = {"dice": foreground_dice, "accuracy": accuracy, "r2": r2}
 
 
-def score_of(score: str | Score | None, data: Data) -> Score:
-    """A score by its name; for None the one that suits the targets.
-
-    Args:
-        score: dice, accuracy, r2, a callable (output, data) -> (patients,), or None: r2 where targets are no whole
-            numbers, accuracy where there is one label per image, else foreground Dice.
-        data: has `masks`.
-
-    Raises:
-        OptionError: an unknown name.
-
-    Example:
-        >>> import torch
-        >>> from prr.metrics import score_of
-        >>> from prr.samples import samples
-        >>> score_of(None, samples((torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, 1])))).name
-        'accuracy'
-    """
-    if score is None:
-        score = "r2" if data.masks.is_floating_point() else "accuracy" if data.masks.ndim == 1 else "dice"
-    if not callable(score) and score not in SCORES:
-        raise OptionError(f"score={score!r}: expected {', '.join(SCORES)} or a callable (output, data) -> values")
-    return score if callable(score) else SCORES[score]
+def read_as(score: Counted, threshold: float, ignore: int | None) -> Counted:
+    """Foreground Dice or accuracy that takes a single class as present above a threshold, and leaves out a label."""
+    return score._replace(
+        check=partial(score.check, threshold=threshold, ignore=ignore),
+        count=partial(score.count, threshold=threshold, ignore=ignore),
+        constants=partial(score.constants, ignore=ignore),
+    )
 
 
-def chosen(output: Tensor) -> Tensor:
-    """Labels (n, ...) from logits (n, classes, ...); a single class counts as present above 0, NaN as no class: 0."""
-    if output.ndim < 2:
-        raise DataError(f"output: expected logits (n, classes, ...), found {tuple(output.shape)}")
-    if output.shape[1] == 1:
-        return (output[:, 0] > 0).long()
+def chosen(output: Tensor, threshold: float = 0.0) -> Tensor:
+    """Labels (n, ...) from logits (n, classes, ...); a single class, (n, 1, ...) or (n,), counts as present above the
+    threshold, NaN as no class: 0."""
+    if output.ndim == 1 or output.shape[1] == 1:
+        return ((output if output.ndim == 1 else output[:, 0]) > threshold).long()
     if (classes := output.shape[1]) > 256:
         return output.argmax(1).where(~output.isnan().any(1), 0)
     # The first of the largest, by bytes that are compared in parallel: argmax takes three times as long on a CPU.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,9 @@ class Section(NamedTuple):
     table: pd.DataFrame
 
 
-def render(title: str, answer: str, sections: list[Section], made: dict[str, object]) -> str:
+def render(
+    title: str, answer: str, sections: list[Section], made: dict[str, object], notes: Sequence[str] = ()
+) -> str:
     """The page as text.
 
     Args:
@@ -38,6 +41,7 @@ def render(title: str, answer: str, sections: list[Section], made: dict[str, obj
         answer: the result in a sentence or two, above everything else.
         sections: in order; one whose table is empty keeps its heading and paragraph.
         made: {what: value}, where the numbers come from; the last section.
+        notes: what a reader should know first, each in a box below the answer.
 
     Example:
         >>> import pandas as pd
@@ -48,7 +52,7 @@ def render(title: str, answer: str, sections: list[Section], made: dict[str, obj
         ('<!doctype html>', True)
     """
     return _TEMPLATES.get_template("page.html").render(
-        title=title, answer=answer, sections=sections, made=made, heads=_heads, rows=_rows
+        title=title, answer=answer, sections=sections, made=made, notes=notes, heads=_heads, rows=_rows
     )
 
 

@@ -6,7 +6,6 @@ labels. All three are functions of plain arrays; `activations` and `pixels` fetc
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -16,8 +15,9 @@ import torch
 from scipy import optimize, stats
 from torch import Tensor, nn
 
+from prr.copies import copied
 from prr.errors import DataError, NetworkError, OptionError
-from prr.layers import KERNELS, LINEAR, common, device_of, forward, warn_of_rest
+from prr.layers import KERNELS, LINEAR, common, device_of, forward, parameter_table, warn_of_rest
 from prr.samples import Data, samples
 
 ROUNDING = 1e-12  # relative to a column's size: what is left of a constant column once its mean is taken off
@@ -126,7 +126,7 @@ def layer_similarity(
         1    W      2    2  1.0
     """
     data = samples(data)
-    table = common(target, source, data.images[:1].to(device_of(target)))
+    table = common(target, source, parameter_table(target, data.images[:1].to(device_of(target))))
     warn_of_rest(target, source)
     rows = table.loc[table["live"] & table["kind"].isin(KERNELS), ["kind", "layer", "name"]].reset_index(drop=True)
     pick = partial(_drawn, places=_places(len(data.images), positions, seed))
@@ -285,7 +285,7 @@ def _seen(model: nn.Module, names: Sequence[str], images: Tensor, batch_size: in
         raise OptionError(
             f"names={names!r}, batch_size={batch_size}, {len(images)} images: expected a list of names, and 1 or more"
         )
-    probe, device = copy.deepcopy(model).eval(), device_of(model)
+    probe, device = copied(model).eval(), device_of(model)
     modules = dict(probe.named_modules(remove_duplicate=False))
     if unknown := [name for name in names if name not in modules]:
         raise NetworkError(f"{', '.join(unknown)}: no such module in {type(model).__name__}; see named_modules()")

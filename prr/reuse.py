@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
-from collections.abc import Collection, Iterator, Sequence
+import warnings
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from prr.bn import recalibrate
-from prr.errors import DataError, JobError, NetworkError, OptionError
-from prr.graph.suffix import Change, Suffixes, Whole, main, outputs_of
+from prr.copies import copied, effective
+from prr.errors import DataError, NetworkError, OptionError
+from prr.graph.outputs import Path, path_of, select
+from prr.graph.state import restored
+from prr.graph.suffix import Change, Suffixes, Whole, outputs_of
 from prr.layers import (
     ALL,
     KINDS,
@@ -32,8 +35,9 @@ from prr.layers import (
     tensor,
     warn_of_rest,
 )
-from prr.metrics import Counted, Score, check_count, drop_interval, nanmean, score_of
-from prr.samples import Data, samples
+from prr.metrics import Counted, Score, check_count, drop_interval, nanmean
+from prr.question import Question, ask, fitting
+from prr.samples import Data
 
 ROUNDING = 1e-3  # by which half precision may move a score
 KEPT = 2**28  # bytes of outputs that a sweep holds at a time, for a score that wants whole outputs
@@ -69,6 +73,7 @@ def transplant(target: nn.Module, source: nn.Module, kind: str, layer: int) -> n
         (True, True)
     """
     check_kinds([kind])
+    target, source = effective(target), effective(source)
     table = parameter_table(target)
     row = table[(table["kind"] == kind) & (table["layer"] == layer)]
     if row.empty:
@@ -91,26 +96,35 @@ def sweep(
     batch_size: int = 32,
     bfloat16: bool = False,
     progress: bool = False,
+    output: str | int | Path | None = None,
+    ignore_index: int | None = None,
+    threshold: float | None = None,
 ) -> pd.DataFrame:
     """Score the target with each of its layers' parameters replaced in turn, one layer and one kind at a time.
 
     It is the mean over patients of what `drops` lists. Where torch.fx can trace the target, only what depends on a
     replaced tensor runs again; see `prr.graph.suffix`. Networks that share some layers only are swept over those, with
-    a warning; `incomparable` lists the rest.
+    a warning; `incomparable` lists the rest. What runs without effect on the scored output is left out too, with a
+    warning. A network that does not give the same output twice is refused, as is one that is not itself when it is
+    transplanted onto itself.
 
     Args:
         target: network that is judged; not changed. Runs on the device of its parameters.
         source: where the parameters come from; not changed, and never run.
-        data: exactly the data that is scored: pass the validation part. See `prr.samples.samples`.
+        data: exactly the data that is scored: pass the validation part. See `prr.samples.samples`; or what
+            `prr.question.ask` gives.
         kinds: kinds to replace.
         layers: only these layer numbers; None: all.
         score: dice, accuracy, r2 or (output, data) -> one value per patient (or other unit). None: the one that suits
-            the targets, mean foreground Dice for label maps.
+            the targets, mean foreground Dice for label maps; see `prr.question.ask`.
         batch_size: images per forward pass. Memory grows with it, and on a CPU with torch's threads, each of which
             takes a batch of its own; it does not grow with the data.
         bfloat16: convolve in half precision, faster where the hardware multiplies so (AMX, CUDA). Refused if that alone
             moves the target's score by more than `ROUNDING`; a transplant's score is not checked and may move further.
         progress: show a bar on stderr.
+        output: which of several outputs is scored, its key or place.
+        ignore_index: label that is not counted.
+        threshold: above which a single class counts as present; None: told from the outputs.
 
     Returns:
         DataFrame[kind, layer, name, score, drop, low, high], live layers in order of execution within each kind.
@@ -120,8 +134,8 @@ def sweep(
     Raises:
         OptionError: an unknown kind, one layer instead of a list, an empty batch.
         NetworkError: networks that share nothing, an unknown layer, NaN or infinite values, weights in half precision
-            on a CPU, or a score that bfloat16 moves.
-        DataError: empty or not finite data, or a score that gives no value.
+            on a CPU, a score that bfloat16 moves, an output that is not clear, or that is another one the next time.
+        DataError: empty or not finite data, targets that several scores could suit, or a score that gives no value.
         JobError: a batch does not fit into the memory of a CUDA device.
 
     Source: Wang et al. 2020, arXiv:2008.03411, Figs 3, 4, 7, 8.
@@ -142,7 +156,8 @@ def sweep(
         >>> np.allclose(swept["score"], rows)
         True
     """
-    found = patient_scores(target, source, data, kinds, layers, score, batch_size, bfloat16, progress)
+    asked = {"score": score, "output": output, "ignore_index": ignore_index, "threshold": threshold}
+    found = patient_scores(target, source, data, kinds, layers, batch_size, bfloat16, progress, **asked)
     warn_of_rest(target, source)
     rows = found[["kind", "layer", "name"]].drop_duplicates(ignore_index=True)
     shape = len(rows), found["patient"].nunique()
@@ -183,55 +198,84 @@ def drops(target: nn.Module, source: nn.Module, data: Data, **options: Any) -> p
 def patient_scores(
     target: nn.Module,
     source: nn.Module,
-    data: Data,
+    data: Data | Question,
     kinds: Sequence[str] = ALL,
     layers: Collection[int] | None = None,
-    score: Score | None = None,
     batch_size: int = 32,
     bfloat16: bool = False,
     progress: bool = False,
+    **asked: Any,
 ) -> pd.DataFrame:
-    """What `sweep` and `drops` show, with their arguments.
+    """What `sweep` and `drops` show, with their arguments; `asked` are those of `prr.question.ask`.
 
     Returns:
         DataFrame[kind, layer, name, patient, before, score, drop]: score of the patient before and after the
         transplant, and before - score.
     """
-    data = samples(data)
     check_kinds(kinds)
-    score = score_of(score, data)
-    if isinstance(layers, int) or batch_size < 1:
-        raise OptionError(
-            f"layers={layers}, batch_size={batch_size}: expected a list of layers, and a batch of 1 or more"
-        )
-    table = common(target, source, data.images[:1].to(device_of(target)))
+    if isinstance(layers, int):
+        raise OptionError(f"layers={layers}: expected a list of layers")
+    target, source = effective(target), effective(source)
+    question = ask(target, data, batch_size=batch_size, **asked)
+    table = common(target, source, question.table)
+    _warn_of_unreached(table)
     known = table.loc[table["kind"].isin(kinds), "layer"]
     if unknown := sorted(set(layers or ()) - set(known)):
         raise NetworkError(f"layers {unknown}: no such layer of kind {', '.join(kinds)} in {type(target).__name__}")
-    wanted = table["live"] & table["kind"].isin(kinds) & (True if layers is None else table["layer"].isin(layers))
+    wanted = table["reached"] & table["kind"].isin(kinds) & (True if layers is None else table["layer"].isin(layers))
     order = list(kinds).index
     rows = table[wanted].sort_values("kind", key=lambda kind: kind.map(order), kind="stable", ignore_index=True)
-    model = copy.deepcopy(target).eval()
-    if data.images.ndim == 4:
+    model = copied(target).eval()
+    if question.data.images.ndim == 4:
         model = model.to(memory_format=torch.channels_last)  # faster on a CPU
     pairs = list(rows[["kind", "name"]].itertuples(index=False, name=None))
     changes = [(own := tensor(model, *pair), own.detach().clone().copy_(tensor(source, *pair))) for pair in pairs]
     if bfloat16:
-        check_rounding(model, data, score, batch_size)
-    before, *after = scores(model, changes, data, score, batch_size, bfloat16, progress)
+        check_rounding(model, question, batch_size)
+    itself = [(own, own.detach().clone()) for own, _ in changes[:1]]
+    before, *after = scores(model, [*itself, *changes], question, batch_size, bfloat16, progress)
+    if itself:
+        check_itself(model, before, after.pop(0))
     table = rows.loc[rows.index.repeat(len(before)), ["kind", "layer", "name"]].reset_index(drop=True)
-    table = table.assign(patient=data.patient.unique().tolist() * len(rows), before=np.tile(before, len(rows)))
+    patients = question.data.patient.unique().tolist()
+    table = table.assign(patient=patients * len(rows), before=np.tile(before, len(rows)))
     table["score"] = np.ravel(after)
     return table.assign(drop=table["before"] - table["score"])
 
 
-def check_rounding(model: nn.Module, data: Data, score: Score, batch_size: int) -> None:
+def _warn_of_unreached(table: pd.DataFrame) -> None:
+    """Warn the caller's caller's caller of layers that run for nothing."""
+    names = table.loc[table["live"] & ~table["reached"], ["kind", "name"]].agg(" ".join, axis=1)
+    if len(names):
+        warnings.warn(
+            f"{len(names)} parameters run without effect on the scored output and are left out, {names.iloc[0]} among "
+            "them: they belong to another output, or to what the network keeps from an earlier pass",
+            stacklevel=4,
+        )
+
+
+def check_itself(model: nn.Module, before: np.ndarray, after: np.ndarray) -> None:
+    """Refuse a network that scores otherwise once a tensor of its own is put in its place.
+
+    Raises:
+        NetworkError: says by how much.
+    """
+    rounding = 0 if device_of(model).type == "cpu" else ROUNDING  # a GPU may choose another algorithm
+    if not np.allclose(before, after, rtol=0, atol=rounding, equal_nan=True):
+        raise NetworkError(
+            f"{type(model).__name__}: expected no drop from a transplant onto itself, found "
+            f"{nanmean(before) - nanmean(after):.3g}: it remembers more than its buffers and attributes from one batch "
+            "to the next; make it forget in eval mode"
+        )
+
+
+def check_rounding(model: nn.Module, question: Question, batch_size: int) -> None:
     """Refuse half precision where it moves the score of a network in eval mode.
 
     Raises:
         NetworkError: says by how much.
     """
-    exact, rounded = (nanmean(scores(model, [], data, score, batch_size, half)[0]) for half in (False, True))
+    exact, rounded = (nanmean(scores(model, [], question, batch_size, half)[0]) for half in (False, True))
     if not abs(rounded - exact) <= ROUNDING:
         raise NetworkError(
             f"bfloat16: expected the target's score within {ROUNDING:g} of {exact:.4f}, found {rounded:.4f}; sweep "
@@ -247,8 +291,8 @@ def joint_transplant(
     *,
     recalibrated: bool = False,
     before: np.ndarray | None = None,
-    score: Score | None = None,
     batch_size: int = 32,
+    **asked: Any,
 ) -> dict[str, float]:
     """Score the target with many parameters taken from the source at once: those that pass alone may fail together.
 
@@ -260,8 +304,8 @@ def joint_transplant(
         recalibrated: re-estimate all running statistics on `data.images` before scoring. No label is used, but the
             images are those that are scored.
         before: (patients,) `values` of the target as it is, where they are known; None: they are found.
-        score: see `sweep`.
         batch_size: images per forward pass.
+        asked: score and the other arguments of `prr.question.ask`.
 
     Returns:
         {score, drop, low, high}, as a row of `sweep`.
@@ -278,17 +322,14 @@ def joint_transplant(
         >>> joint_transplant(model, model, data, prr.parameter_table(model))["drop"]
         0.0
     """
-    data = samples(data)
-    if batch_size < 1:
-        raise OptionError(f"batch_size={batch_size}: expected 1 or more")
-    score = score_of(score, data)
+    question = ask(target, data, batch_size=batch_size, **asked)
     model = apply_plan(target, source, pairs.assign(action="fine-tune")).eval()
     if recalibrated:
         with fitting(batch_size):
-            model = recalibrate(model, data.images, batch_size)
+            model = recalibrate(model, question.data.images, batch_size)
     if before is None:
-        before = values(target, data, score, batch_size)
-    after = values(model, data, score, batch_size)
+        before = values(target, question, batch_size=batch_size)
+    after = values(model, question, batch_size=batch_size)
     if np.shape(before) != after.shape:
         raise OptionError(f"before: expected {len(after)} values, one per patient, found shape {np.shape(before)}")
     low, high = drop_interval(before, after[None])
@@ -330,12 +371,13 @@ def apply_plan(model: nn.Module, source: nn.Module, plan: pd.DataFrame) -> nn.Mo
         (False, True)
     """
     check_plan(plan)
+    model, source = effective(model), effective(source)
     for kind, name in plan[["kind", "name"]].itertuples(index=False):
         tensor(model, kind, name)  # refuses what is not there, whatever the action
     taken = plan.loc[plan["action"].isin(["reuse", "fine-tune"]), ["kind", "name"]].itertuples(index=False, name=None)
     check_shared(model, source, taken := list(taken))
     common(model, source)
-    model = copy.deepcopy(model)
+    model = copied(model)
     for kind, name in taken:
         replace(model, source, kind, name)
     frozen = plan[plan["action"] == "reuse"]
@@ -344,7 +386,7 @@ def apply_plan(model: nn.Module, source: nn.Module, plan: pd.DataFrame) -> nn.Mo
             value.requires_grad_(False)
     buffers = frozen[frozen["kind"].isin(["RM", "RV"])]
     for name, kinds in buffers.groupby("name")["kind"]:
-        hold(model.get_submodule(name), [KINDS[kind][1] for kind in kinds])
+        hold(model.get_submodule(name), [KINDS[kind].attribute for kind in kinds])
     return model
 
 
@@ -407,7 +449,7 @@ def check_shared(target: nn.Module, source: nn.Module, wanted: Collection[tuple[
 def predict(model: nn.Module, images: Tensor, batch_size: int = 32) -> Tensor:
     """Output (n, ...) of a network in eval mode on images (n, ...), batch by batch on the network's device.
 
-    Of several outputs it is the one called "out" or "logits", else the first.
+    Of several outputs it is the one that `prr.graph.outputs.path_of` finds.
 
     Example:
         >>> import torch
@@ -418,27 +460,12 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = 32) -> Tensor:
     device = device_of(model)
     with torch.inference_mode(), fitting(batch_size):
         # a copy, for a network may write into its input
-        return torch.cat([main(model(batch.to(device, copy=True))) for batch in images.split(batch_size)])
-
-
-@contextlib.contextmanager
-def fitting(batch_size: int) -> Iterator[None]:
-    """Say what to do where a batch does not fit into the memory of a CUDA device.
-
-    Raises:
-        JobError: instead of torch's OutOfMemoryError.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        smaller = f"set batch_size={batch_size // 2}" if batch_size > 1 else "take smaller images"
-        raise JobError(
-            f"out of memory with batch_size={batch_size}: expected room for a batch; {smaller}, or free the device"
-        ) from error
+        outputs = (model(batch.to(device, copy=True)) for batch in images.split(batch_size))
+        return torch.cat([select(output, path_of(output)) for output in outputs])
 
 
 def scores(
-    model: nn.Module, changes: Sequence[Change], data: Data, score: Score, batch_size: int, bfloat16: bool = False,
+    model: nn.Module, changes: Sequence[Change], question: Question, batch_size: int, bfloat16: bool = False,
     progress: bool = False,
 ) -> np.ndarray:  # fmt: skip
     """Score of a network by patient, first as it is, then under each change.
@@ -449,6 +476,7 @@ def scores(
     Args:
         model: network in eval mode.
         changes: see `prr.graph.suffix.outputs_of`.
+        question: of this network, or of one that has its outputs.
 
     Returns:
         (1 + changes, patients).
@@ -458,27 +486,27 @@ def scores(
 
     Example:
         >>> import torch
-        >>> from prr.metrics import accuracy
+        >>> from prr.question import ask
         >>> from prr.reuse import scores
-        >>> from prr.samples import samples
         >>> model = torch.nn.Linear(1, 1, bias=False).eval()
         >>> one, other = (torch.full((1, 1), sign) for sign in (1.0, -1.0))
         >>> _ = model.weight.data.copy_(one)
-        >>> data = samples((torch.tensor([[-1.0], [1.0]]), torch.tensor([0, 1])))
-        >>> scores(model, [(model.weight, other)], data, accuracy, batch_size=2).tolist()
+        >>> question = ask(model, (torch.tensor([[-1.0], [1.0]]), torch.tensor([0, 1])))
+        >>> scores(model, [(model.weight, other)], question, batch_size=2).tolist()
         [[1.0, 1.0], [0.0, 0.0]]
     """
+    data, score = question.data, question.score
     if not isinstance(score, Counted):
         score = Counted("", check=lambda *_: None, count=lambda output, _: output, combine=score)
     example = data.images[:1].to(device_of(model))
-    with torch.inference_mode():
-        output = main(model(example.clone()))
+    with torch.inference_mode(), restored(model) if question.keeps_state else contextlib.nullcontext():
+        output = select(model(example.clone()), question.path)
         score.check(output, data)
         numbers = score.count(output, data.masks[:1].to(output.device))
     size = max(1, KEPT // (len(data.images) * numbers.numel() * numbers.element_size()))
     found = []
     for first in range(0, max(len(changes), 1), size):
-        outputs = outputs_of(model, changes[first : first + size], example)
+        outputs = outputs_of(model, changes[first : first + size], example, question.path, question.keeps_state)
         with fitting(batch_size):
             counts = counted(outputs, data, score, batch_size, example.device, bfloat16, progress)
         found += [_values(score.combine(each, data), data) for each in counts[min(first, 1) :]]
@@ -519,9 +547,10 @@ def counted(
         return torch.cat(list(tqdm(parts, "batches", batches, disable=not progress, mininterval=1)), dim=1)
 
 
-def values(model: nn.Module, data: Data, score: Score, batch_size: int) -> np.ndarray:
-    """Score (patients,) of a network as it is in eval mode; see `scores`."""
-    return scores(copy.deepcopy(model).eval(), [], data, score, batch_size)[0]
+def values(model: nn.Module, data: Data | Question, score: Score | None = None, batch_size: int = 32) -> np.ndarray:
+    """Score (patients,) of a network as it is in eval mode; see `scores` and `prr.question.ask`."""
+    question = ask(model, data, score, batch_size=batch_size)
+    return scores(copied(effective(model)).eval(), [], question, batch_size)[0]
 
 
 def _values(result: Any, data: Data) -> np.ndarray:

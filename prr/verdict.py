@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,20 +17,22 @@ import torch
 from torch import nn
 
 from prr import page
+from prr.copies import effective
 from prr.distance import rmse
 from prr.errors import NetworkError, OptionError
-from prr.layers import ALL, KERNELS, common, counterparts, entries, full_name, incomparable, parameter_table
-from prr.metrics import Counted, Score, score_of
-from prr.reuse import device_of, joint_transplant, sweep, values
-from prr.samples import Data, samples
+from prr.graph.outputs import Path
+from prr.layers import ALL, KERNELS, KINDS, common, counterparts, device_of, entries, full_name, incomparable
+from prr.metrics import Score, drop_interval, nanmean
+from prr.question import Question, ask
+from prr.reuse import joint_transplant, sweep, values
+from prr.samples import Data
 
 TOLERANCE = 0.05  # drop of the score that counts as unchanged; the default of every function that judges
 SHARE = 0.5  # part of the live kernels that has to be reusable for the network to be
 REUSABLE, UNDECIDED, NOT_REUSABLE = "reusable", "undecided", "not reusable"
-LEGEND = (
-    "W and B are weight and bias of a convolution, LW and LB of a linear layer, NW and NB of a layer, group, instance "
-    "or RMS norm; RM, RV, RW and RB are running mean, running variance, weight and bias of a batch norm."
-)
+ANSWERS = {True: "is reusable", None: "may or may not be reusable", False: "is not reusable"}  # the best first
+POLICIES = ("each", "drawn")
+LEGEND = f"{', '.join(f'{kind}: {each.words}' for kind, each in KINDS.items())}."
 INTERVAL = "A dot is the drop of the score, its line the 95 % interval, and the band reaches from 0 to the tolerance,"
 
 
@@ -91,19 +94,27 @@ class Verdict:
     """What `judge` found.
 
     Args:
-        reusable_network: True, False, or None where the intervals leave it open.
-        drawn: name of the source whose transplants decided.
+        reusable_network: True, False, or None where the intervals leave it open, or where the target is too weak.
+        drawn: name of the source whose transplants decided, and which `layers` shows.
+        plan_from: name of the source that the plan takes from; another one where one source was drawn to answer.
         layers: DataFrame[kind, layer, name, score, drop, low, high, verdict, rmse, relative], the sweep, with the
-            distance to the drawn source.
-        share: DataFrame[kind, tolerance, reusable, undecided, not reusable, layers], of the kernels W and LW.
-        sources: DataFrame[source, kernels, rmse, relative, rank, drawn], nearest first: means over the reusable
-            kernels, or over all where none is; `kernels` is their number.
+            distance to the source.
+        swept: DataFrame[source, ...], the same for every source that was swept.
+        share: DataFrame[kind, tolerance, reusable, undecided, not reusable, layers], of the kernels.
+        sources: DataFrame[source, kernels, rmse, relative, rank, reusable, undecided, not reusable, answer, drawn], the
+            best answer first, then the nearest: means over the kernels that some source can give, or over all where
+            none is; `kernels` is their number. Counts and answer of what was swept alone; drawn: it decided.
         joint: DataFrame[layers, recalibrated, score, drop, low, high, verdict]: the first n = `layers` pairs of kind
-            and layer, in order of their single `high`, taken from the nearest source at once, without and with
+            and layer, in order of their single `high`, taken from `plan_from` at once, without and with
             recalibration.
-        pairs: DataFrame[kind, layer, name, live(, shared)], all that can be swapped; the plan has a line for each.
+        pairs: DataFrame[kind, layer, name, size, live, reached(, shared)], all that can be swapped; the plan has a
+            line for each. live: some image runs it; reached: the scored output depends on it.
         tolerance: drop that counts as unchanged.
+        score: {name, own, chance, perfect, gain, low, high}: how the target itself scores, what the best answer scores
+            that looks at no image, what a perfect one does; gain of the target over chance with its 95 % paired
+            bootstrap interval over units. None where it is not known.
         incomparable: DataFrame[network, kind, name, target, source], what a source does not share, with both shapes.
+        notes: what a reader should know before relying on this.
         made: {what: value}, where the numbers come from.
 
     Example:
@@ -119,14 +130,23 @@ class Verdict:
 
     reusable_network: bool | None
     drawn: str
+    plan_from: str
     layers: pd.DataFrame
+    swept: pd.DataFrame
     share: pd.DataFrame
     sources: pd.DataFrame
     joint: pd.DataFrame
     pairs: pd.DataFrame
     tolerance: float
+    score: dict[str, Any]
     incomparable: pd.DataFrame = field(default_factory=pd.DataFrame)
+    notes: list[str] = field(default_factory=list)
     made: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def too_weak(self) -> bool:
+        """Whether the target is not clearly better than an answer that looks at no image."""
+        return is_weak(self.score, self.tolerance)
 
     def plan(self) -> pd.DataFrame:
         """What to do with each parameter, for `prr.apply_plan`.
@@ -135,7 +155,7 @@ class Verdict:
             DataFrame[kind, layer, name, parameter, action]: `parameter` as in `named_parameters()` or
             `named_buffers()`, for an optimiser's groups. reuse: the pairs that pass together, the largest set of them
             that was tried; recalibrate: the other RM and RV, or all, where the set passes with recalibration only;
-            retrain: the rest, and what never runs or is not comparable.
+            retrain: the rest, and what never runs or is not comparable; everything, where the target is too weak.
         """
         passed = self.joint[self.joint["verdict"] == REUSABLE].sort_values(["layers", "recalibrated"])
         largest = passed[passed["layers"] == passed["layers"].max()].head(1)
@@ -144,20 +164,39 @@ class Verdict:
         taken = pd.MultiIndex.from_frame(self.pairs[["kind", "name"]]).isin(
             pd.MultiIndex.from_frame(kept[["kind", "name"]])
         )
-        estimated = statistics & self.pairs["live"] & (~taken | largest["recalibrated"].any())
+        estimated = statistics & self.pairs["live"] & (~taken | largest["recalibrated"].any()) & (not self.too_weak)
         names = [full_name(kind, name) for kind, name in self.pairs[["kind", "name"]].itertuples(index=False)]
         actions = np.select([estimated, taken], ["recalibrate", "reuse"], "retrain")
         return self.pairs[["kind", "layer", "name"]].assign(parameter=names, action=actions)
 
     def __str__(self) -> str:
         """The answer in sentences, with the numbers that decided."""
-        sentences = self._answer(), self._ranking(), self._together(), self._outcome(), self._rest()
+        sentences = self.headline(), self._ranking(), self._together(), self._rest(), *self.notes
         return " ".join(filter(None, sentences))
 
     __repr__ = __str__
 
     def _repr_markdown_(self) -> str:
         return str(self)
+
+    def headline(self) -> str:
+        """The answer, what it rests on, and what is to be done."""
+        return " ".join(filter(None, [self._answer(), self._others(), self._coverage(), self._outcome()]))
+
+    def not_judged(self) -> pd.DataFrame:
+        """What the verdict says nothing of.
+
+        Returns:
+            DataFrame[kind, layer, name, size, why].
+        """
+        judged = self.pairs.merge(self.layers[["kind", "name"]], how="left", indicator=True)["_merge"] == "both"
+        strange = self.pairs.merge(self.incomparable[["kind", "name"]].drop_duplicates(), how="left", indicator=True)
+        why = np.select(
+            [strange["_merge"] == "both", ~self.pairs["live"], ~self.pairs["reached"]],
+            ["not comparable", "never run", "without effect on the scored output"],
+            "of a kind that was not asked for",
+        )
+        return self.pairs[["kind", "layer", "name", "size"]].assign(why=why)[~judged].reset_index(drop=True)
 
     def to_html(self, title: str = "Which parameters can be reused?") -> str:
         """The verdict as one self-contained page: no script, no network, light or dark as the reader's system is."""
@@ -170,37 +209,58 @@ class Verdict:
         joint["interval"] = page.intervals(joint, self.tolerance)
         sources = self.sources.assign(bar=page.bars(self.sources["relative"]))
         counts = plan.groupby(["kind", "action"], sort=False).size().unstack(fill_value=0).reset_index()
-        dead = self.pairs.loc[~self.pairs["live"], ["kind", "layer", "name"]]
+        rest = self.not_judged()
         sections = [
             page.Section("Layer by layer", f"{LEGEND} {INTERVAL} {self.tolerance:g}.", layers),
             page.Section("How many, at which tolerance", "", self.share),
-            page.Section("Sources, nearest first", self._ranking(), sources),
+            page.Section("Sources", self._ranking(), sources),
             page.Section("Taken together", self._together(), joint),
             page.Section("The plan", self._outcome(), counts),
-            page.Section("Never run", "" if len(dead) else "Every layer runs.", dead),
-            page.Section("Not comparable", self._rest() or "The networks share every layer.", self.incomparable),
+            page.Section("Not judged", "" if len(rest) else "Everything was judged.", rest),
+            page.Section("Not comparable", self._rest() or "The networks share every tensor.", self.incomparable),
         ]
-        return page.render(title, f"{self._answer()} {self._outcome()}", sections, self.made)
+        return page.render(title, self.headline(), sections, self.made, self.notes)
 
     def to_json(self) -> str:
         """The answer, all tables as records, and the plan."""
-        tables = {"plan": self.plan()}
+        tables = {"plan": self.plan(), "not_judged": self.not_judged()}
         tables |= {name: value for name, value in vars(self).items() if isinstance(value, pd.DataFrame)}
         facts = {"answer": str(self)} | {name: value for name, value in vars(self).items() if name not in tables}
         return json.dumps(facts | {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()})
 
     def _answer(self) -> str:
+        score = self.score
+        chance = "not known" if score["chance"] is None else f"{score['chance']:.3f}"
+        perfect = "not known" if score["perfect"] is None else f"{score['perfect']:g}"
+        own = f"scored by {score['name']}: own {score['own']:.3f}, chance {chance}, perfect {perfect}"
+        if self.too_weak:
+            return (
+                f"No verdict, for the target is too weak: {own}; it has to be better than chance by more than the "
+                f"tolerance of {self.tolerance:g}, and is by {score['gain']:.3f} [{score['low']:.3f}, "
+                f"{score['high']:.3f}]. Train it further, or judge it on more data."
+            )
         kernels = self.layers[self.layers["kind"].isin(KERNELS)]["verdict"].value_counts()
         counts = ", ".join(f"{kernels.get(each, 0)} {each}" for each in (REUSABLE, UNDECIDED, NOT_REUSABLE))
-        answer = {True: "is reusable", False: "is not reusable", None: "may or may not be reusable"}
-        own = self.layers["score"].iloc[0] + self.layers["drop"].iloc[0]
         return (
-            f"The network {answer[self.reusable_network]}, judged with {self.drawn}: of its {kernels.sum()} live "
-            f"kernels {counts} within {self.tolerance:g} of its own score, {own:.3f}."
+            f"The network {ANSWERS[self.reusable_network]}, judged with {self.drawn}: of its {kernels.sum()} "
+            f"live kernels {counts} within {self.tolerance:g} of its own score ({own})."
         )
 
+    def _others(self) -> str:
+        others = self.sources[(self.sources["source"] != self.drawn) & self.sources["answer"].notna()]
+        found = [
+            f"with {row.source} it {row.answer}, {row.reusable:.0f} kernels" for row in others.itertuples(index=False)
+        ]
+        return "" if self.too_weak or not found else f"Judged {', '.join(found)}."
+
+    def _coverage(self) -> str:
+        rest = self.not_judged()
+        share = 1 - rest["size"].sum() / self.pairs["size"].sum()
+        parts = [f"; {why}: {size}" for why, size in rest.groupby("why", sort=False)["size"].sum().items()]
+        return f"Judged are {share:.1%} of its numbers{''.join(parts)}."
+
     def _ranking(self) -> str:
-        nearest = self.sources.iloc[0]
+        nearest = self.sources.sort_values("rank").iloc[0]
         return (
             f"The nearest source, of {len(self.sources)}, is {nearest['source']}: mean relative RMSE "
             f"{nearest['relative']:.2f}, kernels counted {nearest['kernels']}."
@@ -209,7 +269,7 @@ class Verdict:
     def _together(self) -> str:
         most = self.joint[self.joint["layers"] == self.joint["layers"].max()]
         return " ".join(
-            f"All {row.layers} reusable pairs taken from it together, "
+            f"All {row.layers} reusable pairs taken from {self.plan_from} together, "
             f"{'after recalibration' if row.recalibrated else 'as they are'}: drop {row.drop:.3f} "
             f"[{row.low:.3f}, {row.high:.3f}]."
             for row in most.itertuples()
@@ -217,7 +277,8 @@ class Verdict:
 
     def _outcome(self) -> str:
         actions = self.plan()["action"].value_counts()
-        return f"The plan: {', '.join(f'{action} {count}' for action, count in actions.items())}."
+        taken = f", from {self.plan_from}" if "reuse" in actions else ""
+        return f"The plan{taken}: {', '.join(f'{action} {count}' for action, count in actions.items())}."
 
     def _rest(self) -> str:
         count = len(self.incomparable)
@@ -237,13 +298,22 @@ def judge(
     bfloat16: bool = False,
     seed: int = 0,
     progress: bool = False,
+    policy: str = "each",
+    output: str | int | Path | None = None,
+    ignore_index: int | None = None,
+    threshold: float | None = None,
+    chance: float | None = None,
 ) -> Verdict:
     """Judge by PR-RMSE what of a source network can be used in a target network.
 
-    One source, drawn at random, gives the transplants that decide whether the network and which of its layers are
-    reusable. RMSE over the reusable kernels ranks the sources. What passes alone is then taken from the nearest source
-    together; where that fails, the largest set that passes is sought by bisection, in order of the single intervals.
-    Layers are chosen and scored on the same data, so the joint score of a reduced set is somewhat optimistic.
+    Every source is swept, and its transplants decide whether the network and which of its layers are reusable with it.
+    RMSE over the reusable kernels ranks the sources; the plan takes from the nearest of those with the best answer.
+    What passes alone is taken from it together; where that fails, the largest set that passes is sought by bisection,
+    in order of the single intervals. Layers are chosen and scored on the same data, so the joint score of a reduced
+    set is somewhat optimistic. The paper's own policy is to draw one source, whose transplants decide for all.
+
+    There is no verdict, and a plan to retrain everything, where the target's own score is not clear of what the best
+    answer gets that looks at no image: nothing that is put into such a network can make it worse.
 
     Args:
         target: network that is judged, trained on a small labelled set perhaps; not changed.
@@ -251,19 +321,23 @@ def judge(
         data: exactly the data that is scored, a small set perhaps: intervals widen with fewer patients. Tensors, a
             Dataset or a DataLoader, see `prr.samples.samples`.
         tolerance: drop of the score that counts as unchanged.
-        share: part of the live kernels (W, LW) that must be reusable for the network to be.
-        kinds: of parameters to judge; W or LW has to be among them.
+        share: part of the live kernels (`prr.layers.KERNELS`) that must be reusable for the network to be.
+        kinds: of parameters to judge; some kernels have to be among them.
         score: dice, accuracy, r2 or (output, data) -> one value per patient (or other unit). None: the one that suits
-            the targets, mean foreground Dice for label maps.
+            the targets, mean foreground Dice for label maps; see `prr.question.ask`, for output, ignore_index and
+            threshold too.
         batch_size: images per forward pass.
         bfloat16: sweep in half precision, see `prr.sweep`. What is taken together is scored in 32 bits all the same, as
             is the target that it is compared with: these scores decide the plan, and are few.
         seed: of the draw among the sources.
         progress: show a bar on stderr.
+        policy: each, or drawn: the paper's.
+        chance: what an answer scores that looks at no image, for a score of your own; None: not known there, and
+            otherwise the best of the answers that are always the same.
 
     Raises:
-        OptionError: no source, neither W nor LW among the kinds, or a share or tolerance that is out of range.
-        NetworkError: no live convolution or linear layer in common, a score that bfloat16 moves, or as `sweep`.
+        OptionError: no source, an unknown policy, no kernel among the kinds, or a share or tolerance out of range.
+        NetworkError: no live kernel in common, a score that bfloat16 moves, or as `sweep`.
         DataError: as `sweep`.
 
     Source: Wang et al. 2020, arXiv:2008.03411, Introduction; intervals, joint scores and the plan are ours.
@@ -274,68 +348,157 @@ def judge(
         >>> _ = torch.manual_seed(0)
         >>> ours = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
         >>> images = torch.randn(6, 1, 8, 8)
-        >>> verdict = prr.judge(ours, {"ours": ours}, (images, ours(images).argmax(1)), score="accuracy")
-        >>> print(verdict)
+        >>> labels = (ours(images).diff(dim=1)[:, 0] > ours(images).diff(dim=1).median()).long()
+        >>> _ = ours[2].bias.data.sub_(torch.stack([torch.zeros(()), ours(images).diff(dim=1).median()]))
+        >>> print(prr.judge(ours, {"ours": ours}, (images, labels), score="accuracy").headline())
         The network is reusable, judged with ours: of its 2 live kernels 2 reusable, 0 undecided, 0 not reusable within
-        ... of its own score, 1.000. The nearest source, of 1, is ours: mean relative RMSE 0.00, ... The plan: reuse 4.
+        0.05 of its own score (scored by accuracy: own 1.000, chance 0.50..., perfect 1). Judged are 100.0% of its
+        numbers. The plan, from ours: reuse 4.
     """
     sources = source if isinstance(source, dict) else {"source": source}
-    _check_case(sources, kinds, share, tolerance, seed)
-    data = samples(data)
-    score = score_of(score, data)
-    drawn = list(sources)[np.random.default_rng(seed).integers(len(sources))]
-    options = {"score": score, "batch_size": batch_size}
+    _check_case(sources, kinds, share, tolerance, seed, policy)
+    computed = effective(target) is not target
+    target, sources = effective(target), {name: effective(each) for name, each in sources.items()}
+    question = ask(
+        target, data, score, output=output, ignore_index=ignore_index, threshold=threshold, batch_size=batch_size
+    )
+    before = values(target, question, batch_size=batch_size)
+    standing = stands(before, question, chance)
+    asked = list(sources)
+    if policy == "drawn":
+        asked = [asked[np.random.default_rng(seed).integers(len(asked))]]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "[0-9]+ parameters are not comparable")  # the verdict lists them
-        swept = sweep(target, sources[drawn], data, kinds=kinds, bfloat16=bfloat16, progress=progress, **options)
-        layers = layer_verdicts(swept[_shared_by_all(target, sources, swept)].reset_index(drop=True), tolerance)
-        layers = layers.merge(rmse(target, sources[drawn]), how="left")
-        kernels = layers[layers["kind"].isin(KERNELS)]
-        if kernels.empty:
+        warnings.filterwarnings("ignore", "[0-9]+ parameters ")  # the verdict lists what is left out
+        swept = {}
+        for name in asked:
+            options = {"kinds": kinds, "batch_size": batch_size, "bfloat16": bfloat16, "progress": progress}
+            found = sweep(target, sources[name], question, **options)
+            found = layer_verdicts(found[_shared_by_all(target, sources, found)].reset_index(drop=True), tolerance)
+            found["verdict"] = UNDECIDED if is_weak(standing, tolerance) else found["verdict"]
+            swept[name] = found.merge(rmse(target, sources[name]), how="left")
+        every = pd.concat(swept, names=["source"]).reset_index("source").reset_index(drop=True)
+        if not every["kind"].isin(KERNELS).any():
             raise NetworkError(
-                f"{type(target).__name__}: expected live convolutions or linear layers that all sources share, whose "
-                "kernels are judged; found none"
+                f"{type(target).__name__}: expected live kernels ({', '.join(KERNELS)}) that all sources share, by "
+                "which networks are judged; found none"
             )
-        ranked = rank(target, sources, layers).assign(drawn=lambda table: table["source"] == drawn)
-    passing = _in_order(layers)
-    if len(passing):
-        options["before"] = values(target, data, **options)
-    together = largest_joint_set(target, sources[ranked["source"].iloc[0]], data, passing, tolerance, options)
-    pairs = parameter_table(target, data.images[:1].to(device_of(target))).drop(columns=["shape", "size"])
+        ranked = _answers(rank(target, sources, every), swept, share)
+    plan_from = ranked["source"].iloc[0]
+    drawn = plan_from if policy == "each" else asked[0]
+    ranked["drawn"] = ranked["source"] == drawn
+    layers = swept[drawn]
+    kernels = layers[layers["kind"].isin(KERNELS)]
+    together = largest_joint_set(
+        target, sources[plan_from], question, _in_order(layers), tolerance, {"batch_size": batch_size, "before": before}
+    )
     rest = pd.concat({name: incomparable(target, each) for name, each in sources.items()}, names=["network"])
-    judged = f"tolerance {tolerance:g}, at least {share:.0%} of the kernels, seed {seed}"
+    judged = f"tolerance {tolerance:g}, at least {share:.0%} of the kernels"
+    judged += f", source drawn by seed {seed}" if policy == "drawn" else ""
     judged += ", swept in bfloat16" if bfloat16 else ""
     return Verdict(
         reusable_network=reusable_network(kernels, share),
         drawn=drawn,
+        plan_from=plan_from,
         layers=layers,
+        swept=every,
         share=shares(kernels),
         sources=ranked,
         joint=together,
-        pairs=pairs,
+        pairs=question.table.drop(columns="shape"),
         tolerance=tolerance,
+        score=standing,
         incomparable=rest.reset_index("network").reset_index(drop=True),
-        made=_facts(target, data, score, judged),
+        notes=_notes(question, standing, computed),
+        made=_facts(target, question, judged),
     )
 
 
-def _check_case(sources: dict, kinds: Sequence[str], share: float, tolerance: float, seed: int) -> None:
+def _check_case(sources: dict, kinds: Sequence[str], share: float, tolerance: float, seed: int, policy: str) -> None:
     """Refuse a case that can't be judged."""
+    if policy not in POLICIES:
+        raise OptionError(f"policy={policy!r}: expected one of {', '.join(POLICIES)}")
     if not sources or not {*KERNELS} & {*kinds} or not 0 < share <= 1 or not tolerance >= 0 or seed < 0:
         raise OptionError(
             f"sources={list(sources)}, kinds={list(kinds)}, share={share}, tolerance={tolerance}, seed={seed}: "
-            "expected at least one source, W or LW among the kinds, a share above 0 up to 1, a tolerance and a seed "
-            "from 0"
+            f"expected at least one source, some of {', '.join(KERNELS)} among the kinds, a share above 0 up to 1, a "
+            "tolerance and a seed from 0"
         )
 
 
-def _facts(target: nn.Module, data: Data, score: Score, judged: str) -> dict[str, str]:
+def stands(before: np.ndarray, question: Question, chance: float | None = None) -> dict[str, Any]:
+    """How a target scores beside an answer that looks at no image, see `Verdict.score`.
+
+    Args:
+        before: (patients,) scores of the target.
+        question: that it was asked.
+        chance: what such an answer scores, where the score is a reader's own.
+
+    Example:
+        >>> import torch
+        >>> from prr.question import ask
+        >>> from prr.reuse import values
+        >>> from prr.verdict import is_weak, stands
+        >>> model = torch.nn.Linear(1, 1)
+        >>> _ = model.weight.data.fill_(1), model.bias.data.fill_(0)
+        >>> question = ask(model, (torch.tensor([[-1.0], [-2.0], [1.0], [2.0]]), torch.tensor([0, 1, 1, 0])))
+        >>> score = stands(values(model, question), question)
+        >>> score["own"], score["chance"], is_weak(score, 0.05)
+        (0.5, 0.5, True)
+    """
+    constants = question.constants()
+    best = None if constants is None else constants[nanmean(constants).argmax()]
+    best = best if chance is None else np.full_like(before, chance)
+    found = {"name": question.named, "own": float(nanmean(before)), "perfect": None if constants is None else 1.0}
+    if best is None:
+        return found | dict.fromkeys(("chance", "gain", "low", "high"))
+    low, high = (float(each[0]) for each in drop_interval(before, best[None]))
+    average = float(nanmean(best))
+    return found | {"chance": average, "gain": found["own"] - average, "low": low, "high": high}
+
+
+def is_weak(score: dict[str, Any], tolerance: float) -> bool:
+    """Whether a target's gain over chance is not clear of the tolerance; one of unknown chance is taken as it is."""
+    return score["chance"] is not None and not score["low"] > tolerance
+
+
+def _answers(ranked: pd.DataFrame, swept: dict[str, pd.DataFrame], share: float) -> pd.DataFrame:
+    """Sources with what each was judged, the best answer first, then the nearest."""
+    rows = []
+    for name, layers in swept.items():
+        kernels = layers[layers["kind"].isin(KERNELS)]
+        counts = kernels["verdict"].value_counts().reindex([REUSABLE, UNDECIDED, NOT_REUSABLE], fill_value=0)
+        rows.append({"source": name, **counts, "answer": ANSWERS[reusable_network(kernels, share)]})
+    table = ranked.merge(pd.DataFrame(rows), how="left")
+    if len(rows) < len(ranked):  # one was drawn to answer for all: the nearest gives
+        return table
+    order = list(ANSWERS.values()).index
+    return table.sort_values("answer", key=lambda answers: answers.map(order), kind="stable", ignore_index=True)
+
+
+def _notes(question: Question, score: dict[str, Any], computed: bool) -> list[str]:
+    """What a reader should know before relying on a verdict."""
+    unreached = question.table[question.table["live"] & ~question.table["reached"]]
+    names = [full_name(*pair) for pair in unreached[["kind", "name"]].head(3).itertuples(index=False)]
+    notes = {
+        "Chance is not known for a score of your own, so a target that has learnt nothing would pass: say chance=...": (
+            score["chance"] is None
+        ),
+        f"{len(unreached)} parameters run without effect on the scored output and are not judged: "
+        f"{', '.join(names)}{'' if len(unreached) < 4 else ', ...'}.": len(unreached) > 0,
+        "A pass writes into the network; every pass began with it as it was given.": question.keeps_state,
+        "Weights that are computed from others (weight norm and its like) were judged as they act; a network that the "
+        "plan is applied to holds them so, without the constraint.": computed,
+    }
+    return [note for note, applies in notes.items() if applies]
+
+
+def _facts(target: nn.Module, question: Question, judged: str) -> dict[str, str]:
     """{what: value}, where a verdict comes from."""
     device = device_of(target)
     return {
         "network": type(target).__name__,
-        "score": score.name if isinstance(score, Counted) else getattr(score, "__name__", type(score).__name__),
-        "data": f"{len(data.images)} images, {len(data.patient.unique())} units",
+        "score": question.named,
+        "data": f"{len(question.data.images)} images, {len(question.data.patient.unique())} units",
         "judged by": judged,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else str(device),
         "versions": f"pr-rmse {version('pr-rmse')}, torch {torch.__version__}, Python {platform.python_version()}",
@@ -400,7 +563,7 @@ def rank(target: nn.Module, sources: dict[str, nn.Module], layers: pd.DataFrame)
 
 
 def largest_joint_set(
-    target: nn.Module, source: nn.Module, data: Data, reusable: pd.DataFrame, tolerance: float, options: dict
+    target: nn.Module, source: nn.Module, data: Question, reusable: pd.DataFrame, tolerance: float, options: dict
 ) -> pd.DataFrame:
     """Score all reusable pairs at once; while they fail, seek the largest number that passes. See `Verdict.joint`."""
     rows = []

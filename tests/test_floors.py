@@ -12,11 +12,12 @@ PACKAGE = Path(__file__).parents[1] / "prr"
 # Lowest first; what stands in one line does not import each other. CONTRIBUTING.md shows the same list.
 FLOORS = """
 errors
+copies
 layers samples page
-metrics bn checkpoints graph.tracing
+metrics bn checkpoints graph.tracing graph.outputs graph.state
 graph.suffix graph.channels
-graph.alignment
-distance
+graph.alignment graph.passes
+distance question
 predictors donors reuse
 verdict
 figures

@@ -111,8 +111,8 @@ def test_the_sizes_add_up_to_the_state_dict(network):
 
 
 def test_a_network_without_layers_is_refused_by_name():
-    with pytest.raises(NetworkError, match="Embedding: expected convolutions, linear layers or norms"):
-        parameter_table(nn.Embedding(2, 2))
+    with pytest.raises(NetworkError, match="ReLU: expected floating-point parameters or buffers, found none"):
+        parameter_table(nn.ReLU())
 
 
 def test_an_example_that_does_not_fit_is_refused_with_its_shape():
@@ -173,12 +173,13 @@ def test_what_is_shared_is_counted_once_and_said():
     table = parameter_table(Shared(), torch.zeros(1, 3, 2))
     assert [tuple(row)[:3] for row in table.itertuples(index=False)] == [
         ("LW", 1, "first"), ("LB", 1, "first"), ("NW", 1, "norm"), ("NB", 1, "norm"), ("LB", 2, "second"),
-        ("LW", 3, "bare"), ("LW", 4, "asked"),
+        ("LW", 3, "bare"), ("AW", 1, "attention.in_proj_weight"), ("AB", 1, "attention.in_proj_bias"),
+        ("LW", 5, "attention.out_proj"), ("LB", 5, "attention.out_proj"), ("LW", 4, "asked"),
     ]  # fmt: skip
-    assert table["live"].tolist() == [True] * 6 + [False]  # its type was asked for, and no more
+    assert table["live"].tolist() == [True] * 10 + [False]  # its type was asked for, and no more
     assert table["shared"].tolist() == [
         "also second.weight, used 2 times", "", "also again.weight, used 2 times", "also again.bias, used 2 times", "",
-        "", "",
+        *[""] * 6,
     ]  # fmt: skip
 
 
@@ -204,7 +205,7 @@ def test_a_source_that_gives_one_tensor_two_values_is_refused():
         (nn.LayerNorm(4), ["NW", "NB"]),
         (nn.GroupNorm(2, 4), ["NW", "NB"]),
         (nn.RMSNorm(4), ["NW"]),
-        (nn.InstanceNorm1d(4, affine=True, track_running_stats=True), ["NW", "NB"]),
+        (nn.InstanceNorm1d(4, affine=True, track_running_stats=True), ["NW", "NB", "other", "other"]),
         (nn.BatchNorm1d(4), BATCH_NORM),
         (nn.BatchNorm3d(4), BATCH_NORM),
         (nn.ConvTranspose3d(4, 2, 1, bias=False), ["W"]),

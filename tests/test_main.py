@@ -294,14 +294,47 @@ def test_a_checkpoint_is_as_far_from_itself_as_0_whatever_its_format(files):
 
 def test_what_two_checkpoints_do_not_share_is_listed_with_both_shapes(files):
     state = loaded(sys.modules["tiny"].network(), "a.pt").state_dict()
-    torch.save({**state, "4.weight": torch.ones(5, 8), "6.weight": torch.ones(2, 2), "scale": torch.ones(3)}, "part.pt")
+    state |= {"4.weight": torch.ones(5, 8), "6.weight": torch.ones(2, 2), "scale": torch.ones(3).int()}
+    torch.save(state, "part.pt")
     result = prr("rmse", "a.pt", "part.pt", "--html", "out.html")
     assert result.exit_code == 0, result.output
     assert "not comparable: LW 4: (2, 8), (5, 8)" in result.stderr
     assert "not comparable: LW 6: none, (2, 2)" in result.stderr
-    assert "part.pt: 1 tensors belong to no layer, scale among them" in result.stderr
+    assert "part.pt: 1 tensors are no parameters, scale among them" in result.stderr
     assert "LW" not in result.stdout
     assert "5 x 8" in Path("out.html").read_text(encoding="utf-8")
+
+
+def nested(files, **states):
+    """A file that holds several sets of weights, each from another file."""
+    torch.save({key: torch.load(files / name) for key, name in states.items()}, files / "two.pt")
+
+
+def flat(files, **states):
+    sets = {key: torch.load(files / name) for key, name in states.items()}
+    torch.save({f"{key}.{name}": value for key, state in sets.items() for name, value in state.items()}, "two.pt")
+
+
+CHOICES = [(nested, "--key", "second"), (flat, "--strip", "second."), (flat, "--strip", "second")]
+
+
+@pytest.mark.parametrize(("write", "option", "value"), CHOICES)
+def test_of_several_sets_of_weights_one_is_chosen(files, write, option, value):
+    write(files, first="a.pt", second="b.pt")
+    result = prr("rmse", "b.pt", "two.pt", option, value, "--csv", "out.csv")
+    assert result.exit_code == 0, result.output
+    assert (pd.read_csv("out.csv")["rmse"] == 0).all()
+    assert_one_line(prr("rmse", "b.pt", "two.pt"), "two.pt: expected one set of weights", f"{option} {value}")
+    assert_one_line(prr(*JUDGE, "--source", "two.pt"), f"{option} first", f"{option} {value}")
+    judged, expected = prr(*JUDGE, "--source", "two.pt", option, value), prr(*JUDGE, "--source", "two=b.pt")
+    assert (judged.exit_code, judged.stdout) == (0, expected.stdout)
+
+
+def test_the_sources_names_are_fitted_to_the_targets(files):
+    flat(files, **{"my.unet": "b.pt"})
+    for pair in (("a.pt", "two.pt"), ("two.pt", "a.pt")):
+        assert prr("rmse", *pair, "--csv", "out.csv").exit_code == 0
+        assert len(pd.read_csv("out.csv")) == len(rmse(*[loaded(sys.modules["tiny"].network(), "a.pt")] * 2))
 
 
 def test_checkpoints_that_share_nothing_are_told_in_one_line(files):
@@ -432,7 +465,7 @@ def test_two_networks_of_one_name_are_not_mistaken_for_each_other(files, sources
         ("--score", "mse", "score='mse': expected dice, accuracy, r2"),
         ("--score", "tiny:absent", "tiny:absent: can't be imported"),
         ("--kinds", "W,X", "'X'"),
-        ("--kinds", "RM", "W or LW among the kinds"),
+        ("--kinds", "RM", "among the kinds"),
         ("--tolerance", "-1", "tolerance=-1"),
         ("--tolerance", "nan", "tolerance=nan"),
         ("--batch-size", "0", "--batch-size"),

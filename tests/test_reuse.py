@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 from prr import bn, metrics, reuse
 from prr.distance import rmse
@@ -17,6 +17,7 @@ from prr.errors import DataError, JobError, NetworkError, OptionError
 from prr.graph.suffix import outputs_of
 from prr.layers import ALL, parameter_table
 from prr.metrics import drop_interval
+from prr.question import ask
 from prr.reuse import ACTIONS, apply_plan, drops, fitting, joint_transplant, predict, sweep, transplant
 
 ATTRIBUTE = {"W": "weight", "B": "bias", "RM": "running_mean", "RV": "running_var", "RW": "weight", "RB": "bias"}
@@ -161,10 +162,12 @@ def test_a_layer_that_is_not_there_is_refused_by_number(kind, layer, error, mess
         transplant(target, source, kind, layer)
 
 
-def test_a_computed_kernel_is_refused_instead_of_being_replaced_in_vain(data):
+def test_a_computed_kernel_is_replaced_as_it_acts(data):
     networks = [nn.Sequential(parametrizations.weight_norm(nn.Conv2d(1, 4, 1))) for _ in range(2)]
-    with pytest.raises(NetworkError, match=r"0\.weight"):
-        transplant(*networks, "W", 1)
+    model = transplant(*networks, "W", 1)
+    assert torch.equal(model[0].weight, networks[1][0].weight)
+    assert torch.equal(model[0].bias, networks[0][0].bias)
+    assert parametrize.is_parametrized(networks[0][0])  # as it was
 
 
 PAIRWISE = {name: function for name, function in EVERY_FUNCTION.items() if name != "parameter_table"}
@@ -281,9 +284,9 @@ def test_a_score_of_whole_outputs_gives_what_counting_by_image_gives(score, kept
         return score(output, data)
 
     pd.testing.assert_frame_equal(sweep(target, source, data, score=whole, batch_size=3), counted, check_exact=True)
-    assert seen == [(7, 4, 6, 6)] * (1 + len(counted))  # the target is scored once, whatever the chunks
+    assert seen == [(7, 4, 6, 6)] * (2 + len(counted))  # the target twice, whatever the chunks: once put into itself
     # a change has outputs of 7 * 4 * 6 * 6 numbers of 4 bytes
-    assert [len(changes) for _, changes, _ in passes] == {1: [1] * 7, 10**4: [2, 2, 2, 1], 2**28: [7]}[kept]
+    assert [len(changes) for _, changes, *_ in passes] == {1: [1] * 8, 10**4: [2] * 4, 2**28: [8]}[kept]
 
 
 @pytest.mark.parametrize("kept", [1, 2**28])
@@ -379,7 +382,9 @@ def test_a_score_that_says_nothing_of_a_patient_counts_where_it_says_something(t
 
 def test_drops_take_the_options_of_a_sweep_and_no_others(target, source, data):
     ours, theirs = (inspect.signature(each).parameters for each in (sweep, reuse.patient_scores))
-    assert {name: each.default for name, each in ours.items()} == {name: each.default for name, each in theirs.items()}
+    asked = {name: each for name, each in inspect.signature(ask).parameters.items() if name != "target"}
+    expected = {name: each.default for name, each in {**theirs, **asked}.items() if name != "asked"}
+    assert {name: each.default for name, each in ours.items()} == expected
     part = drops(target, source, data, kinds=["B", "W"], layers=[1])
     assert part[["kind", "layer"]].drop_duplicates().values.tolist() == [["B", 1], ["W", 1]]
     with pytest.raises(TypeError, match="kind"):
@@ -527,7 +532,7 @@ def test_a_single_image_that_does_not_fit_has_to_be_smaller():
         ({"masks": None}, {}, DataError, "data.masks: expected a torch tensor, found NoneType"),
         ({"images": torch.full((7, 1, 6, 6), np.nan)}, {}, DataError, "data.images: expected finite values"),
         (
-            {"masks": torch.ones(7, 6, 6)},
+            {"masks": torch.rand(7, 6, 6)},
             {},
             DataError,
             "r2: expected an output",
@@ -549,7 +554,10 @@ def test_a_state_dict_is_no_network(target):
             rmse(*pair)
 
 
-LEFT_OUT = r"2 parameters are not comparable and left out, head\.weight among them \(target \(4, 3, 1, 1\), source"
+LEFT_OUT = (
+    r"2 parameters are not comparable and left out, 22\.5% of the target, head\.weight among them "
+    r"\(target \(4, 3, 1, 1\), source"
+)
 
 
 @pytest.mark.parametrize("function", [sweep, PAIRWISE["rmse"]])

@@ -2,18 +2,20 @@
 
 import copy
 import weakref
-from collections import Counter
+from collections import Counter, namedtuple
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from prr.errors import NetworkError
 from prr.graph import suffix
-from prr.graph.suffix import Step, Suffixes, UntraceableError, Whole, changed, execute, main, outputs_of
+from prr.graph.outputs import path_of, select
+from prr.graph.suffix import Step, Suffixes, UntraceableError, Whole, changed, execute, outputs_of
 from prr.layers import named_tensors, parameter_table, replaced, tensor
 from prr.study import pspnet, unet
+
+Pair = namedtuple("Pair", ["first", "second"])
 
 
 class Net(nn.Module):
@@ -393,10 +395,17 @@ def results(outputs, images):
         return list(outputs(images))
 
 
-def by_hand(model, pairs, source, images):
+def by_hand(model, pairs, source, images, path=None):
     """Each network in turn, from copies of the target with one tensor written over."""
     with torch.inference_mode():
-        return [main(net(images.clone())) for net in (model, *(replaced(model, source, *pair) for pair in pairs))]
+        path = way(model, images) if path is None else path
+        networks = [model, *(replaced(model, source, *pair) for pair in pairs)]
+        return [select(net(images.clone()), path) for net in networks]
+
+
+def way(model, images):
+    """To the output that counts."""
+    return path_of(model(images.clone()))
 
 
 def all_equal(found, expected):
@@ -427,10 +436,10 @@ def snapshot(model):
 def test_every_output_is_that_of_the_whole_network_bit_for_bit(make):
     model, pairs, source, images = case(make)
     changes = changes_of(model, pairs, source)
-    outputs = outputs_of(model, changes, images[:1])
+    outputs = outputs_of(model, changes, images[:1], way(model, images))
     assert isinstance(outputs, Suffixes)
     expected = by_hand(model, pairs, source, images)
-    assert all_equal(results(Whole(model, changes), images), expected)
+    assert all_equal(results(Whole(model, changes, way(model, images)), images), expected)
     assert all_equal(results(outputs, images), expected)
     live = parameter_table(model, images).query("live")[["kind", "name"]].itertuples(index=False, name=None)
     moved = {pair for pair, output in zip(pairs, expected[1:], strict=True) if not torch.equal(output, expected[0])}
@@ -441,8 +450,9 @@ def test_every_output_is_that_of_the_whole_network_bit_for_bit(make):
 def test_a_pass_leaves_network_changes_and_images_as_they_were_and_can_be_repeated(make):
     model, pairs, source, images = case(make)
     changes = changes_of(model, pairs, source)
+    path = way(copy.deepcopy(model), images)
     before, tried, pixels = snapshot(model), [new.clone() for _, new in changes], images.clone()
-    outputs = Suffixes(model, changes, images[:1])
+    outputs = Suffixes(model, changes, images[:1], path)
     assert snapshot(model) == before
     first = results(outputs, images)
     assert all_equal(results(outputs, images), first)
@@ -496,7 +506,7 @@ def test_the_trial_finds_a_network_that_is_random(noisy):
 
 def test_a_change_beside_the_output_leaves_it_as_it_is():
     model, pairs, source, images = case(auxiliary)
-    output, *after = results(Suffixes(model, changes_of(model, pairs, source), images[:1]), images)
+    output, *after = results(Suffixes(model, changes_of(model, pairs, source), images[:1], ("out",)), images)
     assert torch.equal(output, model(images)["out"])
     for (_, name), each in zip(pairs, after, strict=True):
         assert torch.equal(each, output) == name.startswith("aux.")
@@ -517,7 +527,7 @@ def counted_calls(model, pairs, source, images):
     for name, module in model.named_modules():
         if not list(module.children()):
             listen(module, name)
-    outputs = Suffixes(model, changes_of(model, pairs, source), images[:1])
+    outputs = Suffixes(model, changes_of(model, pairs, source), images[:1], way(model, images))
     calls.clear()
     results(outputs, images)
     return calls
@@ -654,38 +664,17 @@ def test_a_tied_tensor_is_changed_wherever_it_stands():
 
 
 @pytest.mark.parametrize(
-    ("output", "expected"),
+    ("run", "path"),
     [
-        (torch.zeros(1), 0),
-        ((torch.zeros(1), torch.ones(1)), 0),
-        ([torch.zeros(1)], 0),
-        ({"aux": torch.ones(1), "out": torch.zeros(1)}, 0),
-        ({"aux": torch.ones(1), "logits": torch.zeros(1)}, 0),
-        ({"first": torch.zeros(1), "second": torch.ones(1)}, 0),
-        ({"out": (torch.zeros(1), torch.ones(1))}, 0),
+        (lambda self, x: (self.last(x), self.aux(x)), (1,)),
+        (lambda self, x: [self.last(x), self.aux(x)], (0,)),
+        (lambda self, x: {"aux": self.aux(x), "logits": self.last(x)}, ("logits",)),
+        (lambda self, x: {"out": (self.last(x), self.aux(x))}, ("out", 1)),
+        (lambda self, x: Pair(self.last(x), self.aux(x)), ("second",)),
     ],
+    ids=["tuple", "list", "logits", "nested", "named tuple"],
 )
-def test_the_output_that_counts_is_the_named_one_or_the_first(output, expected):
-    assert main(output).item() == expected
-
-
-@pytest.mark.parametrize("output", [None, "text", {}, [], {"out": None}, [[torch.zeros(1)]]])
-def test_an_output_without_a_tensor_is_refused(output):
-    with pytest.raises(NetworkError, match="output: expected a tensor"):
-        main(output)
-
-
-@pytest.mark.parametrize(
-    "run",
-    [
-        lambda self, x: (self.last(x), self.aux(x)),
-        lambda self, x: [self.last(x), self.aux(x)],
-        lambda self, x: {"aux": self.aux(x), "logits": self.last(x)},
-        lambda self, x: {"out": (self.last(x), self.aux(x))},
-    ],
-    ids=["tuple", "list", "logits", "nested"],
-)
-def test_suffixes_choose_the_same_output_as_whole_runs(run):
+def test_suffixes_choose_the_same_output_as_whole_runs(run, path):
     model, pairs, source, images = case(lambda: Net(run, last=conv(1, 2), aux=conv(1, 3)))
-    outputs = Suffixes(model, changes_of(model, pairs, source), images[:1])
-    assert all_equal(results(outputs, images), by_hand(model, pairs, source, images))
+    outputs = Suffixes(model, changes_of(model, pairs, source), images[:1], path)
+    assert all_equal(results(outputs, images), by_hand(model, pairs, source, images, path))

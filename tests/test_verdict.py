@@ -194,8 +194,8 @@ def test_sources_are_ranked_by_their_distance_over_the_reusable_kernels(target):
     assert verdict.sources["rmse"].to_numpy() == pytest.approx([0.001, 0.01, 0.02], rel=1e-3)
     assert verdict.sources["rank"].tolist() == [1, 2, 3]
     assert verdict.sources.loc[verdict.sources["drawn"], "source"].tolist() == [verdict.drawn]
-    drawn = {judge(target, sources, Patients, score=closeness, tolerance=1.0, seed=seed).drawn for seed in range(6)}
-    assert len(drawn) > 1
+    options = {"score": closeness, "tolerance": 1.0, "policy": "drawn"}
+    assert len({judge(target, sources, Patients, **options, seed=seed).drawn for seed in range(6)}) > 1
 
 
 def test_layers_that_pass_alone_but_fail_together_are_reduced(target):
@@ -266,7 +266,7 @@ def test_a_share_that_is_met_exactly_is_met(count, share):
 def test_a_network_without_kernels_is_refused():
     target = nn.Sequential(nn.BatchNorm2d(1)).eval()
     closeness.target = target(Patients.images).detach()
-    with pytest.raises(NetworkError, match="expected live convolutions"):
+    with pytest.raises(NetworkError, match="expected live kernels"):
         judge(target, target, Patients, score=closeness)
 
 
@@ -328,7 +328,7 @@ def test_the_words_carry_the_numbers_of_the_tables(target):
     for part in (
         f"judged with {verdict.drawn}: of its 2 live kernels {counts.get(REUSABLE, 0)} reusable",
         f"The nearest source, of 2, is b: mean relative RMSE {nearest['relative']:.2f}, kernels counted 2",
-        f"All {row['layers']} reusable pairs taken from it together, as they are: drop {row['drop']:.3f} "
+        f"All {row['layers']} reusable pairs taken from b together, as they are: drop {row['drop']:.3f} "
         f"[{row['low']:.3f}, {row['high']:.3f}]",
     ):
         assert part in words
@@ -357,7 +357,8 @@ def test_the_largest_number_that_passes_together_is_found_by_halves_in_order_of_
     assert taken == [order[:count] for count in table["layers"]]
     pairs = swept[["kind", "layer", "name"]].assign(live=True)
     source = pd.DataFrame({"source": ["a"], "kernels": 0, "relative": 0.0})
-    verdict = Verdict(None, "a", layers, layers, source, table, pairs, 0.05)
+    score = {"name": "own", "own": 1.0, "chance": None}
+    verdict = Verdict(None, "a", "a", layers, layers, layers, source, table, pairs, 0.05, score)
     assert (verdict.plan()["action"] == "recalibrate").all()  # as is every RM where only recalibration passes
     raw = dataclasses.replace(verdict, joint=table.assign(recalibrated=False)).plan()
     assert set(raw.loc[raw["action"] == "reuse", "name"]) == set(order[:most])
@@ -377,7 +378,7 @@ def test_the_nearest_source_over_the_reusable_kernels_gives_what_is_scored_toget
         near[3].weight += 9
         far[0].weight += 0.01
     seed = next(each for each in range(9) if np.random.default_rng(each).integers(2) == 1)
-    verdict = judge(target, {"far": far, "near": near}, Patients, score=closeness, seed=seed)
+    verdict = judge(target, {"far": far, "near": near}, Patients, score=closeness, policy="drawn", seed=seed)
     assert verdict.layers.query("kind == 'W'")["verdict"].tolist() == [REUSABLE, NOT_REUSABLE]
     assert verdict.sources[["source", "kernels", "drawn"]].values.tolist() == [["near", 1, True], ["far", 1, False]]
     pairs = verdict.layers.query(f"verdict == '{REUSABLE}'")
@@ -397,7 +398,7 @@ def test_the_nearest_source_is_nearest_by_relative_rmse(target):
         small[3].weight += 0.015
     sources = {"small": small, "large": large}
     seed = next(each for each in range(9) if np.random.default_rng(each).integers(2) == 0)
-    verdict = judge(target, sources, Patients, score=closeness, tolerance=1.0, seed=seed)
+    verdict = judge(target, sources, Patients, score=closeness, tolerance=1.0, policy="drawn", seed=seed)
     assert verdict.drawn == "small"
     assert verdict.sources["source"].tolist() == ["large", "small"]
     assert verdict.sources["rmse"].is_monotonic_decreasing

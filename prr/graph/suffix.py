@@ -7,16 +7,18 @@ Both do the same operations on the same numbers, so on a CPU their outputs are e
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
 
-from prr.errors import NetworkError
+from prr.graph.outputs import Path, select
+from prr.graph.state import restored
 from prr.graph.tracing import traced
 from prr.layers import named_tensors
 
@@ -28,13 +30,17 @@ class UntraceableError(Exception):
     """torch.fx does not see all that this network does."""
 
 
-def outputs_of(model: nn.Module, changes: Sequence[Change], example: Tensor) -> Suffixes | Whole:
+def outputs_of(
+    model: nn.Module, changes: Sequence[Change], example: Tensor, path: Path = (), keeps_state: bool = False
+) -> Suffixes | Whole:
     """The fastest pass that is right for a network.
 
     Args:
         model: network in eval mode; not changed, and not to be changed while the pass is in use.
         changes: what is tried, one at a time; all other tensors stay as they are.
         example: (b, ...), an image or a few to try the pass on.
+        path: to the tensor of the output that is wanted.
+        keeps_state: whether a pass writes what the next one reads: then each begins with the network as it is.
 
     Returns:
         A function of images (b, ...) that yields the network's output, then the output under each change.
@@ -49,10 +55,12 @@ def outputs_of(model: nn.Module, changes: Sequence[Change], example: Tensor) -> 
         >>> [output.item() for output in outputs_of(model, changes, images)(images)]
         [2.0, 6.0]
     """
+    if keeps_state:
+        return Whole(model, changes, path, keeps_state)
     try:
-        return Suffixes(model, changes, example)
+        return Suffixes(model, changes, example, path)
     except (UntraceableError, torch.OutOfMemoryError):  # what all suffixes read may be more than one whole run needs
-        return Whole(model, changes)
+        return Whole(model, changes, path)
 
 
 class Whole:
@@ -60,12 +68,15 @@ class Whole:
 
     threads = False  # a network may keep something on itself between two of its lines
 
-    def __init__(self, model: nn.Module, changes: Sequence[Change]):
+    def __init__(self, model: nn.Module, changes: Sequence[Change], path: Path = (), keeps_state: bool = False):
         self.variants = [model, *(changed(model, *change) for change in changes)]
+        self.path, self.keeps_state = path, keeps_state
 
     def __call__(self, images: Tensor) -> Iterator[Tensor]:
         for variant in self.variants:
-            yield main(variant(images.clone()))  # a network may write into its input
+            with restored(variant) if self.keeps_state else contextlib.nullcontext():
+                output = select(variant(images.clone()), self.path)  # a network may write into its input
+                yield output.clone() if self.keeps_state else output
 
 
 class Step(NamedTuple):
@@ -94,8 +105,8 @@ class Suffixes:
         UntraceableError: a network that torch.fx can't trace, that writes into views, or that differs when cut.
     """
 
-    def __init__(self, model: nn.Module, changes: Sequence[Change], example: Tensor):
-        self.graph = Graph(model, example)
+    def __init__(self, model: nn.Module, changes: Sequence[Change], example: Tensor, path: Path = ()):
+        self.path, self.graph = path, Graph(model, example, path)
         suffixes: dict[fx.Node, list[Step]] = {}
         self.runs = []
         for own, new in changes:
@@ -118,24 +129,28 @@ class Suffixes:
 
     def __call__(self, images: Tensor) -> Iterator[Tensor]:
         kept = self._kept(images)
-        yield main(kept[self.graph.result])
+        yield select(kept[self.graph.result], self.graph.rest)
         for run in self.runs:
-            yield main(run.value(images.clone()) if run.node is None else self._finished(*run, kept))
+            if run.node is None:
+                yield select(run.value(images.clone()), self.path)
+            else:
+                yield self._finished(*run, kept)
 
     def _kept(self, images: Tensor) -> Values:
         return execute(self.prefix, {self.graph.images: images})
 
-    def _finished(self, value: nn.Module | Tensor, node: fx.Node, suffix: Sequence[Step], kept: Values) -> Any:
+    def _finished(self, value: nn.Module | Tensor, node: fx.Node, suffix: Sequence[Step], kept: Values) -> Tensor:
         """The network's output when a node gives something else."""
         function = value if isinstance(value, nn.Module) else lambda: value
-        return execute([Step(node, function, None, []), *suffix], kept.copy())[self.graph.result]
+        values = execute([Step(node, function, None, []), *suffix], kept.copy())
+        return select(values[self.graph.result], self.graph.rest)
 
     def _try(self, model: nn.Module, suffixes: dict[fx.Node, list[Step]], example: Tensor) -> None:
         """Each suffix has to give the network's own output from what the network itself has there."""
         with torch.inference_mode():
-            expected, kept = main(model(example.clone())), self._kept(example)
+            expected, kept = select(model(example.clone()), self.path), self._kept(example)
             found = [self._finished(self.graph.own(node), node, steps, kept) for node, steps in suffixes.items()]
-            if not all(_alike(main(each), expected) for each in (kept[self.graph.result], *found)):
+            if not all(alike(each, expected) for each in (select(kept[self.graph.result], self.graph.rest), *found)):
                 raise UntraceableError("another output when cut")
 
 
@@ -146,7 +161,7 @@ class Graph:
         UntraceableError: see `Suffixes`.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor):
+    def __init__(self, model: nn.Module, example: Tensor, path: Path = ()):
         self.root = nn.Sequential(model)  # takes the images alone, whatever else the network could be given
         if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
             raise UntraceableError("hooks, which may carry something from one layer to another")
@@ -163,7 +178,7 @@ class Graph:
         self.written = writes.written
         self.nodes = [node for node in graph.nodes if node.op not in ("placeholder", "output")]
         self.images = next(node for node in graph.nodes if node.op == "placeholder")
-        self.result = chosen_output(next(node for node in graph.nodes if node.op == "output").args[0])
+        self.result, self.rest = _node_of(next(node for node in graph.nodes if node.op == "output").args[0], path)
         self.tensors = named_tensors(self.root)
         constants = [node for node in self.nodes if node.op == "get_attr" and node.target not in self.tensors]
         if not isinstance(self.result, fx.Node) or constants:
@@ -291,27 +306,16 @@ def changed(module: nn.Module, own: Tensor, new: Tensor) -> nn.Module:
     return copy.deepcopy(module, shared | {id(own): new})
 
 
-def _alike(found: Tensor, expected: Tensor) -> bool:
+def _node_of(output: Any, path: Path) -> tuple[Any, Path]:
+    """The node that gives an output at the end of a path, or that gives what the rest of the path leads into."""
+    while path and not isinstance(output, fx.Node):
+        output, path = select(output, path[:1]), path[1:]
+    return output, path
+
+
+def alike(found: Tensor, expected: Tensor) -> bool:
     """Bit for bit on a CPU; a GPU may choose another algorithm."""
     if expected.device.type == "cpu":
         return torch.equal(found.nan_to_num(), expected.nan_to_num())
     scale = expected.nan_to_num().abs().max().item()
     return torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * scale, equal_nan=True)
-
-
-def chosen_output(output: Any) -> Any:
-    """Of several outputs the one called "out" or "logits", else the first."""
-    if isinstance(output, Mapping):
-        output = next((output[name] for name in ("out", "logits") if name in output), [*output.values(), None][0])
-    return output[0] if isinstance(output, tuple | list) and output else output
-
-
-def main(output: Any) -> Tensor:
-    """The output that counts, see `chosen_output`.
-
-    Raises:
-        NetworkError: it is no tensor.
-    """
-    if not isinstance(output := chosen_output(output), Tensor):
-        raise NetworkError(f"output: expected a tensor, or a dict or tuple of tensors, found {type(output).__name__}")
-    return output

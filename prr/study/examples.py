@@ -16,7 +16,7 @@ from torchvision.models import resnet18
 from prr.distance import rmse
 from prr.errors import OptionError
 from prr.layers import device_of
-from prr.metrics import drop_interval, nanmean, score_of
+from prr.metrics import drop_interval, nanmean
 from prr.reuse import ACTIONS, apply_plan, values
 from prr.samples import Samples
 from prr.study.jobs import Job, derived, kept_as
@@ -219,8 +219,7 @@ def gains(models: dict[str, nn.Module], samples: Samples) -> pd.DataFrame:
         DataFrame[network, score, gain, low, high]: accuracy or foreground Dice; 95 % paired bootstrap interval of the
         gain over units.
     """
-    score = score_of(None, samples)
-    each = np.stack([values(model, samples, score, 100) for model in models.values()])
+    each = np.stack([values(model, samples, batch_size=100) for model in models.values()])
     low, high = drop_interval(each[0], each)
     reached = nanmean(each)
     columns = {"score": reached, "gain": reached - reached[0], "low": -high, "high": -low}
@@ -268,7 +267,7 @@ def outcome(
         validation: what they are scored on.
         scale: arguments of `train`.
     """
-    nearest = sources[verdict.sources["source"].iloc[0]]
+    nearest = sources[verdict.plan_from]
     models = {"nothing loaded": target}
     for name, each in plans.items():
         models[name] = apply_plan(start, nearest, each)

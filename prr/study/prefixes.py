@@ -14,9 +14,9 @@ from torch import nn
 from prr import donors, reuse
 from prr.data import Slices
 from prr.errors import OptionError
-from prr.layers import parameter_table
+from prr.layers import device_of, parameter_table
 from prr.metrics import crossed_interval, foreground_dice
-from prr.reuse import device_of
+from prr.question import ask
 from prr.study import grid, networks, training, transplants
 from prr.study.display import Words
 from prr.study.jobs import Job, stack
@@ -108,7 +108,8 @@ def transplanted(
     """See `transplant_sets`."""
     part = slices.validation.every(every)
     table = units(target, part.images[:1].to(device_of(target)))
-    before = reuse.values(target, part, foreground_dice, batch_size=32)
+    part = ask(target, part, foreground_dice)
+    before = reuse.values(target, part)
     givers = sources | {"random": donors.random(target, seed), "own": target}
     chosen = [(name, *each) for name in JOINT for each in sets(table, drops, tolerance)]
     rows = []

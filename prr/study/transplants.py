@@ -20,8 +20,8 @@ from prr.study.paper import KINDS
 from prr.study.run import Run
 from prr.verdict import REUSABLE, Verdict, layer_verdicts
 
-TABLES = ("share", "sources", "joint", "pairs", "incomparable")  # of a verdict, beside its layers
-FACTS = ("reusable_network", "drawn", "tolerance", "made")
+TABLES = ("swept", "share", "sources", "joint", "pairs", "incomparable")  # of a verdict, beside its layers
+FACTS = ("reusable_network", "drawn", "plan_from", "tolerance", "score", "notes", "made")
 DIGITS = {"score": 5, "drop": 5}  # decimals of `drops`: one study has a million of these rows, and Dice is no finer
 A1, A2 = ("acdc", "segmentation"), ("acdc", "auto-encoding")  # as the paper calls them
 START = "start"  # the donor that is the network from which the target's training began
@@ -164,4 +164,5 @@ def judged(
     target: nn.Module, sources: dict[str, nn.Module], slices: Slices, seed: int, tolerance: float, progress: bool
 ) -> Verdict:
     """See `judge`."""
-    return verdict.judge(target, sources, slices.validation, seed=seed, tolerance=tolerance, progress=progress)
+    policy = {"policy": "drawn", "seed": seed}  # the paper's own
+    return verdict.judge(target, sources, slices.validation, **policy, tolerance=tolerance, progress=progress)
