@@ -44,6 +44,17 @@ class Commands(click.Group):
                 raise
             raise _in_one_line(f"expected the module {error.name}; install it with the extra: pr-rmse[book]") from error
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(90)) for name in names])
+
+
+SECTIONS = {
+    "Your own networks": ("judge", "rmse"),
+    "The book": ("book", "study", "claims", "data", "edition", "store"),
+}
+
 
 def _in_one_line(message: str) -> click.ClickException:
     failure = click.ClickException(" ".join(message.split()))
@@ -74,6 +85,11 @@ def _values(ctx: click.Context, option: click.Parameter, settings: tuple[str, ..
 
 def _numbers(ctx: click.Context, option: click.Parameter, chapters: tuple[str, ...]) -> list[str]:
     return " ".join(chapters).replace(",", " ").split()
+
+
+def _place(ctx: click.Context, option: click.Parameter, key: str | None) -> str | int | None:
+    """A place among outputs as a number, a key as it is."""
+    return int(key) if key and key.isdecimal() else key
 
 
 PROFILE = {"show_default": True, "help": "The scale, one of PROFILES in prr/study/profiles.py."}
@@ -278,7 +294,10 @@ def rmse(
         warnings.simplefilter("ignore")  # what is not comparable is listed below
         table = distance.rmse(*networks)
     rest = layers.incomparable(*networks)
+    whole = layers.parameter_table(networks[0])
+    compared = whole.merge(table[["kind", "name"]])["size"].sum() / whole["size"].sum()
     click.echo(table.to_string(index=False, float_format="{:.4g}".format))
+    click.echo(f"{target.name}: {compared:.1%} of its numbers are compared", err=True)
     for row in rest.itertuples():
         click.echo(f"not comparable: {row.kind} {row.name}: {row.target or 'none'}, {row.source or 'none'}", err=True)
     if csv:
@@ -289,7 +308,8 @@ def rmse(
         bars = table.assign(bar=page.bars(table["relative"]))
         sections = [page.Section("Layer by layer", "", bars), page.Section("Not comparable", "", rest)]
         median = table.loc[table["kind"].isin(layers.KERNELS), "relative"].median()
-        answer = f"Median relative RMSE of the kernels: {median:.3f}; two that have nothing in common are near 1.41."
+        answer = f"Median relative RMSE of the kernels: {median:.3f}; two that have nothing in common are near 1.41. "
+        answer += f"Compared are {compared:.1%} of the numbers of {target.name}."
         title, made = f"{target.name} and {source.name}", {"target": target, "source": source}
         page.write(html, page.render(title, answer, sections, made))
     if figure:
@@ -307,9 +327,14 @@ def rmse(
 @STRIP
 @click.option("--data", required=True, metavar="MODULE:DATA", help="Tensors, Dataset, DataLoader, or what gives them.")
 @click.option("--score", help="dice, accuracy, r2 or MODULE:FUNCTION; by default what suits the targets.")
+@click.option("--output", callback=_place, metavar="KEY", help="Which of several outputs is scored: its key or place.")
+@click.option("--ignore-index", type=int, help="Label that is not counted, such as 255.")
+@click.option("--threshold", type=float, help="Of an output of one class: 0 for logits, 0.5 for probabilities.")
+@click.option("--chance", type=float, help="What an answer scores that looks at no image, for a score of your own.")
 @click.option("--tolerance", type=float, help="Drop that counts as unchanged.  [default: TOLERANCE of prr/verdict.py]")
 @click.option("--kinds", default=None, metavar="KIND,KIND", help="Kinds of parameter to judge.  [default: all]")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1))
+@click.option("--policy", default="each", show_default=True, help="each source is swept; drawn: one, as in the paper.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the draw among the sources.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
 @click.option("--bfloat16", is_flag=True, help="Sweep in half precision, where the device is faster at it.")
@@ -323,6 +348,7 @@ def judge(
 ) -> None:  # fmt: skip
     """Judge what of one checkpoint can be reused in another: which layers, which source, what plan."""
     from prr import checkpoints, page, verdict
+    from prr.copies import check_module
     from prr.layers import ALL
 
     factory, found = _imported(model), _imported(data)
@@ -331,7 +357,7 @@ def judge(
         raise OptionError(f"sources {', '.join(sources)}: expected names that differ; write NAME=FILE for each")
     networks = {}
     for name, path in {None: target, **paths}.items():
-        network = _called(model, factory)
+        check_module(network := _called(model, factory))
         if name is None:
             told = checkpoints.load(network, path, key, strip)
         else:

@@ -108,7 +108,7 @@ def biased_convolutions(model: nn.Module) -> dict[str, str]:
         name: before
         for (before, conv), (name, norm) in itertools.pairwise(layers)
         if isinstance(norm, BATCH_NORM) and isinstance(conv, CONVOLUTION)
-        and conv.bias is not None and conv.out_channels == norm.num_features
+        and conv.bias is not None and norm.running_mean is not None and conv.out_channels == len(norm.running_mean)
     }  # fmt: skip
 
 

@@ -72,10 +72,7 @@ def effective(model: nn.Module) -> nn.Module:
         >>> list(dict(effective(model).named_parameters()))
         ['bias', 'weight']
     """
-    if not isinstance(model, nn.Module):
-        raise NetworkError(
-            f"expected a torch.nn.Module, found {type(model).__name__}; load a state dict into its network"
-        )
+    check_module(model)
     if not any(parametrize.is_parametrized(module) or _computed(module) for module in model.modules()):
         return model
     model = copied(model)
@@ -85,6 +82,18 @@ def effective(model: nn.Module) -> nn.Module:
         for remove, name in _computed(module):
             remove(module, name)
     return model
+
+
+def check_module(model: object) -> None:
+    """Refuse what is no network.
+
+    Raises:
+        NetworkError: names the type that was found.
+    """
+    if not isinstance(model, nn.Module):
+        raise NetworkError(
+            f"expected a torch.nn.Module, found {type(model).__name__}; load a state dict into its network"
+        )
 
 
 def _leave(module: nn.Module) -> None:

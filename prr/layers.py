@@ -124,8 +124,8 @@ def live_table(model: nn.Module, batches: Iterable[Tensor] | None) -> pd.DataFra
         once.setdefault(id(entry[-1]), entry)
     if not once:
         raise NetworkError(f"{type(model).__name__}: expected floating-point parameters or buffers, found none")
+    names = names_of(model)  # before a pass, which may set buffers anew
     uses = {} if batches is None else used(model, batches, once)
-    names = names_of(model)
     rows = []
     for key, (kind, layer, name, value) in once.items():
         also = sorted(names[key] - {full_name(kind, name)})

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from prr.copies import copied
 from prr.errors import DataError, NetworkError, OptionError
-from prr.layers import KERNELS, LINEAR, common, device_of, forward, parameter_table, warn_of_rest
+from prr.layers import EMBEDDING, KERNELS, KINDS, LINEAR, common, device_of, forward, parameter_table, warn_of_rest
 from prr.samples import Data, samples
 
 ROUNDING = 1e-12  # relative to a column's size: what is left of a constant column once its mean is taken off
-CHANNELS_LAST = (*LINEAR, nn.LayerNorm, nn.RMSNorm)
+CHANNELS_LAST = (*LINEAR, *EMBEDDING, nn.LayerNorm, nn.RMSNorm)
 Pick = Callable[
     [Tensor, Tensor], Tensor
 ]  # (output (b, *grid, channels), numbers of the images (b,)) -> (rows, channels)
@@ -128,7 +128,8 @@ def layer_similarity(
     data = samples(data)
     table = common(target, source, parameter_table(target, data.images[:1].to(device_of(target))))
     warn_of_rest(target, source)
-    rows = table.loc[table["live"] & table["kind"].isin(KERNELS), ["kind", "layer", "name"]].reset_index(drop=True)
+    called = [kind for kind in KERNELS if not KINDS[kind].several]  # of a module that gives an output of its own
+    rows = table.loc[table["live"] & table["kind"].isin(called), ["kind", "layer", "name"]].reset_index(drop=True)
     pick = partial(_drawn, places=_places(len(data.images), positions, seed))
     ours, theirs = (_seen(model, rows["name"], data.images, batch_size, pick) for model in (target, source))
     found = [cka(ours[name], theirs[name]) if name in ours and name in theirs else np.nan for name in rows["name"]]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from prr.copies import copied, effective
 from prr.errors import DataError, JobError, NetworkError, OptionError
 from prr.graph.outputs import Path, path_of, select, words
-from prr.graph.passes import captured, keeps_state, last_operations, reached
+from prr.graph.passes import captured, keeps_state, last_operations, own_random_numbers, reached
 from prr.layers import device_of, forward, live_table, tensor
 from prr.metrics import SCORES, Counted, Score, classes_of, read_as
 from prr.samples import Data, Samples, samples
@@ -106,7 +106,7 @@ def ask(
         raise OptionError(f"batch_size={batch_size}: expected 1 or more")
     if not callable(score) and score not in (None, *SCORES):
         raise OptionError(f"score={score!r}: expected {', '.join(SCORES)} or a callable (output, data) -> values")
-    with fitting(batch_size):
+    with fitting(batch_size), own_random_numbers(target):
         return _found(effective(target), samples(data), score, output, ignore_index, threshold, batch_size)
 
 

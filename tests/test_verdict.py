@@ -535,3 +535,141 @@ def test_a_page_and_a_json_hold_the_verdict(labelled):
     assert content["answer"] == str(verdict)
     assert pd.DataFrame(content["layers"])["name"].tolist() == verdict.layers["name"].tolist()
     assert pd.DataFrame(content["plan"])["action"].tolist() == verdict.plan()["action"].tolist()
+
+
+# ----------------------------------------------------------- what is worth judging, and who answers
+
+
+def noisy_copy(model, size, seed=0):
+    torch.manual_seed(seed)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for value in other.parameters():
+            value += size * torch.randn_like(value)
+    return other
+
+
+def finds_nothing():
+    """A network of one class that never finds it."""
+    model = nn.Conv2d(1, 1, 1)
+    nn.init.constant_(model.bias, -9)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "chance"),
+    [
+        (nn.Linear(6, 3), (torch.randn(90, 6), torch.arange(90) % 3), 1 / 3),
+        (nn.Linear(6, 2), (torch.randn(80, 6), (torch.arange(80) < 60).long()), 0.75),
+        (finds_nothing(), (torch.rand(6, 1, 4, 4), (torch.arange(4) < 1).long().expand(6, 4, 4)), 0.4),
+        (nn.Linear(6, 1), (torch.randn(90, 6), torch.randn(90, 1) + 3), 0.0),
+    ],
+    ids=["labels at random", "majority", "empty mask", "mean"],
+)
+def test_a_target_that_is_no_better_than_chance_gets_no_verdict_and_a_plan_to_retrain_everything(model, data, chance):
+    verdict = judge(model.eval(), noisy_copy(model, 0.01), data)
+    assert verdict.score["chance"] == pytest.approx(chance, abs=0.05 if chance == 0.0 else 1e-6)
+    assert verdict.too_weak
+    assert verdict.reusable_network is None
+    assert set(verdict.plan()["action"]) == {"retrain"}
+    assert set(verdict.layers["verdict"]) == {UNDECIDED}
+    for words in (str(verdict), verdict.to_html(), json.loads(verdict.to_json())["answer"]):
+        assert "No verdict, for the target is too weak" in words
+
+
+def test_statistics_of_a_weak_target_are_retrained_too(labelled):
+    target, (images, _) = labelled
+    verdict = judge(target, target, (images, torch.arange(40) % 3))
+    assert verdict.too_weak
+    assert set(verdict.plan()["action"]) == {"retrain"}
+
+
+def test_a_target_above_chance_says_by_how_much(labelled):
+    target, data = labelled
+    verdict = judge(target, target, data)
+    share = data[1].bincount().max().item() / 40
+    assert verdict.score["own"] == 1.0
+    assert verdict.score["chance"] == pytest.approx(share)
+    assert verdict.score["gain"] == pytest.approx(1 - share)
+    assert verdict.score["low"] < verdict.score["gain"] < verdict.score["high"]
+    headline = f"own score (scored by accuracy: own 1.000, chance {share:.3f}, perfect 1)"
+    for words in (verdict.headline(), html.unescape(verdict.to_html()), json.loads(verdict.to_json())["answer"]):
+        assert headline in words
+
+
+def test_chance_of_a_score_of_ones_own_is_said_or_asked_for(target):
+    verdict = judge(target, target, Patients, score=closeness)
+    assert any("Chance is not known" in note for note in verdict.notes)
+    assert "chance not known, perfect not known" in verdict.headline()
+    assert "Chance is not known" in html.unescape(verdict.to_html())
+    weak = judge(target, target, Patients, score=closeness, chance=verdict.score["own"])
+    assert weak.too_weak
+    assert not judge(target, target, Patients, score=closeness, chance=verdict.score["own"] - 1).too_weak
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_source_is_answered_for_and_the_plan_names_the_one_it_takes_from(seed, labelled):
+    target, data = labelled
+    sources = {"far": classifier(5), "near": noisy_copy(target, 0.001), "nearer": noisy_copy(target, 0.0001)}
+    verdict = judge(target, sources, data, seed=seed)
+    assert verdict.reusable_network is True
+    assert verdict.drawn == verdict.plan_from == "nearer"
+    table = verdict.sources.set_index("source")
+    assert table["answer"].to_dict() == {"nearer": "is reusable", "near": "is reusable", "far": "is not reusable"}
+    assert verdict.sources["source"].tolist() == ["nearer", "near", "far"]
+    for name, source in sources.items():
+        swept = prr.sweep(target, source, data)
+        part = verdict.swept[verdict.swept["source"] == name].reset_index(drop=True)
+        pd.testing.assert_frame_equal(part[list(swept.columns)], swept, check_exact=True)
+    assert "Judged with near it is reusable, 2 kernels, with far it is not reusable, 0 kernels." in verdict.headline()
+    assert "The plan, from nearer: reuse" in verdict.headline()
+
+
+def test_a_source_with_the_better_answer_gives_even_if_it_is_farther():
+    """One source is near but for a sign that turns the answer round; the other far in what does not count."""
+    torch.manual_seed(0)
+    target = nn.Sequential(nn.Linear(2, 2, bias=False)).eval()
+    with torch.no_grad():
+        target[0].weight.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    far, near = copy.deepcopy(target), copy.deepcopy(target)
+    with torch.no_grad():
+        far[0].weight *= 9
+        near[0].weight.copy_(torch.tensor([[-0.1, 0.0], [0.1, 0.0]]))
+    points = torch.randn(50, 2)
+    verdict = judge(target, {"near": near, "far": far}, (points, (points[:, 0] < 0).long()))
+    assert verdict.sources[["source", "rank"]].values.tolist() == [["far", 2], ["near", 1]]
+    assert verdict.plan_from == "far"
+    assert verdict.plan()["action"].tolist() == ["reuse"]
+
+
+def test_the_papers_policy_draws_one_source_that_answers_for_all(labelled):
+    target, data = labelled
+    sources = {"far": classifier(5), "near": noisy_copy(target, 0.001)}
+    drawn = {seed: judge(target, sources, data, policy="drawn", seed=seed) for seed in range(6)}
+    assert {verdict.drawn for verdict in drawn.values()} == {"far", "near"}
+    for verdict in drawn.values():
+        assert verdict.reusable_network is (verdict.drawn == "near")
+        assert set(verdict.swept["source"]) == {verdict.drawn}
+        assert verdict.sources["answer"].notna().sum() == 1
+    with pytest.raises(OptionError, match="policy='best': expected one of each, drawn"):
+        judge(target, sources, data, policy="best")
+
+
+def test_what_is_not_judged_is_counted_by_reason(labelled):
+    target, data = labelled
+    model = nn.ModuleDict({"body": target, "spare": nn.Linear(10, 10)})
+    model.forward = model["body"].forward
+    other = copy.deepcopy(model)
+    other["body"] = classifier(1, classes=7)
+    verdict = judge(model, other, data, kinds=["W", "B", "LW", "LB", "NW"])
+    rest = verdict.not_judged().set_index(["kind", "name"])["why"].to_dict()
+    assert rest == {
+        **{(kind, "body.1"): "of a kind that was not asked for" for kind in ("RM", "RV", "RW", "RB")},
+        ("NB", "body.3"): "of a kind that was not asked for",
+        **{(kind, "body.5"): "not comparable" for kind in ("LW", "LB")},
+        **{(kind, "spare"): "never run" for kind in ("LW", "LB")},
+    }
+    share = (40 + 4) / sum(value.numel() for value in model.state_dict().values() if value.is_floating_point())
+    assert f"Judged are {share:.1%} of its numbers" in verdict.headline()
+    assert "never run: 110" in verdict.headline()
+    assert "The networks share every" not in verdict.to_html()

@@ -39,7 +39,7 @@ def keeps_state(model: nn.Module, images: Tensor, path: Path = ()) -> bool:
         >>> keeps_state(torch.nn.Linear(3, 2), torch.zeros(4, 3))
         False
     """
-    with _own_random_numbers(model):
+    with own_random_numbers(model):
         if _repeats(model, images, path, contextlib.nullcontext):
             return False
         if _repeats(model, images, path, restored):
@@ -52,7 +52,7 @@ def keeps_state(model: nn.Module, images: Tensor, path: Path = ()) -> bool:
 
 
 @contextlib.contextmanager
-def _own_random_numbers(model: nn.Module) -> Iterator[None]:
+def own_random_numbers(model: nn.Module) -> Iterator[None]:
     """Leave the global random generators as they were."""
     with torch.random.fork_rng([device_of(model)] if device_of(model).type == "cuda" else []):
         yield
@@ -95,7 +95,7 @@ def _trail(model: nn.Module, images: Tensor) -> list[Event]:
         def __torch_function__(self, function, types, arguments=(), options=None):
             result = function(*arguments, **(options or {}))
             if isinstance(result, Tensor) and result.is_floating_point():
-                value = result.detach().double().nan_to_num().sum().item()
+                value = result.detach().double().nan_to_num().square().sum().item()
                 trail.append(Event(inside[-1], getattr(function, "__name__", "").strip("_"), value))
             return result
 
@@ -156,7 +156,7 @@ def reached(
     found: list[bool] = []
     noise = [_noise(value) for value in tensors]
     run = functools.partial(_output, path=path, around=restored if keeps_state else None)
-    with _own_random_numbers(model):
+    with own_random_numbers(model):
         for batch in batches:
             found = found or _on_graph(model, tensors, batch[:2], path)
             if all(found):
