@@ -311,7 +311,7 @@ def tensor(model: nn.Module, kind: str, name: str) -> Tensor:
     if value.is_quantized or value.layout != torch.strided:
         found = value.dtype if value.is_quantized else value.layout
         raise NetworkError(f"{label}: expected a dense tensor of floating-point numbers, found {found}; dequantize it")
-    if attribute not in module._parameters and attribute not in module._buffers:
+    if value is not module._parameters.get(attribute) and value is not module._buffers.get(attribute):
         raise NetworkError(
             f"{label}: computed from other tensors when the network runs, so replacing it would change nothing; make "
             "it a parameter"

@@ -359,38 +359,23 @@ def judge(
     _check_case(sources, kinds, share, tolerance, seed, policy)
     computed = effective(target) is not target
     target, sources = effective(target), {name: effective(each) for name, each in sources.items()}
-    question = ask(
-        target, data, score, output=output, ignore_index=ignore_index, threshold=threshold, batch_size=batch_size
-    )
+    asked = {"output": output, "ignore_index": ignore_index, "threshold": threshold}
+    question = ask(target, data, score, **asked, batch_size=batch_size)
     before = values(target, question, batch_size=batch_size)
     standing = stands(before, question, chance)
-    asked = list(sources)
-    if policy == "drawn":
-        asked = [asked[np.random.default_rng(seed).integers(len(asked))]]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "[0-9]+ parameters ")  # the verdict lists what is left out
-        swept = {}
-        for name in asked:
-            options = {"kinds": kinds, "batch_size": batch_size, "bfloat16": bfloat16, "progress": progress}
-            found = sweep(target, sources[name], question, **options)
-            found = layer_verdicts(found[_shared_by_all(target, sources, found)].reset_index(drop=True), tolerance)
-            found["verdict"] = UNDECIDED if is_weak(standing, tolerance) else found["verdict"]
-            swept[name] = found.merge(rmse(target, sources[name]), how="left")
-        every = pd.concat(swept, names=["source"]).reset_index("source").reset_index(drop=True)
-        if not every["kind"].isin(KERNELS).any():
-            raise NetworkError(
-                f"{type(target).__name__}: expected live kernels ({', '.join(KERNELS)}) that all sources share, by "
-                "which networks are judged; found none"
-            )
-        ranked = _answers(rank(target, sources, every), swept, share)
+    named = list(sources) if policy == "each" else [list(sources)[np.random.default_rng(seed).integers(len(sources))]]
+    options = {"kinds": kinds, "batch_size": batch_size, "bfloat16": bfloat16, "progress": progress}
+    swept = _swept(target, sources, named, question, options)
+    swept = {name: _judged(table, tolerance, standing) for name, table in swept.items()}
+    every = pd.concat(swept, names=["source"]).reset_index("source").reset_index(drop=True)
+    ranked = _answers(rank(target, sources, every), swept, share)
     plan_from = ranked["source"].iloc[0]
-    drawn = plan_from if policy == "each" else asked[0]
+    drawn = plan_from if policy == "each" else named[0]
     ranked["drawn"] = ranked["source"] == drawn
     layers = swept[drawn]
     kernels = layers[layers["kind"].isin(KERNELS)]
-    together = largest_joint_set(
-        target, sources[plan_from], question, _in_order(layers), tolerance, {"batch_size": batch_size, "before": before}
-    )
+    scored = {"batch_size": batch_size, "before": before}
+    together = largest_joint_set(target, sources[plan_from], question, _in_order(layers), tolerance, scored)
     rest = pd.concat({name: incomparable(target, each) for name, each in sources.items()}, names=["network"])
     judged = f"tolerance {tolerance:g}, at least {share:.0%} of the kernels"
     judged += f", source drawn by seed {seed}" if policy == "drawn" else ""
@@ -411,6 +396,32 @@ def judge(
         notes=_notes(question, standing, computed),
         made=_facts(target, question, judged),
     )
+
+
+def _swept(
+    target: nn.Module, sources: dict[str, nn.Module], named: Sequence[str], question: Question, options: dict[str, Any]
+) -> dict[str, pd.DataFrame]:  # fmt: skip
+    """Sweeps of some of the sources, over what all of them share, with distances."""
+    found = {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "[0-9]+ parameters ")  # the verdict lists what is left out
+        for name in named:
+            table = sweep(target, sources[name], question, **options)
+            table = table[_shared_by_all(target, sources, table)].reset_index(drop=True)
+            found[name] = table.merge(rmse(target, sources[name]), how="left")
+    if not any(table["kind"].isin(KERNELS).any() for table in found.values()):
+        raise NetworkError(
+            f"{type(target).__name__}: expected live kernels ({', '.join(KERNELS)}) that all sources share, by which "
+            "networks are judged; found none"
+        )
+    return found
+
+
+def _judged(swept: pd.DataFrame, tolerance: float, standing: dict[str, Any]) -> pd.DataFrame:
+    """The sweep with verdicts, all open where the target is too weak."""
+    table = layer_verdicts(swept, tolerance)
+    table.insert(list(swept).index("high") + 1, "verdict", table.pop("verdict"))
+    return table.assign(verdict=UNDECIDED) if is_weak(standing, tolerance) else table
 
 
 def _check_case(sources: dict, kinds: Sequence[str], share: float, tolerance: float, seed: int, policy: str) -> None:

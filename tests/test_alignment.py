@@ -1,6 +1,7 @@
 """Channels permuted by hand are found again; whatever the network, the aligned copy is the source's function."""
 
 import copy
+import types
 from functools import partial
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 from torch import nn
 from torch.nn import functional
 from torchvision.models import DenseNet
@@ -17,7 +19,9 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from prr.distance import rmse
 from prr.errors import NetworkError
-from prr.graph.alignment import aligned
+from prr.graph.alignment import Match, aligned, products, standardised
+from prr.graph.channels import Channels
+from prr.graph.tracing import torch_class
 from prr.study import pspnet, unet
 
 KERNELS = (nn.modules.conv._ConvNd, nn.Linear)
@@ -660,6 +664,257 @@ def test_a_head_that_runs_in_training_only_follows_in_any_network():
     assert difference(source.train(), copied.train(), images) < 1e-5
 
 
+# ---- subclasses of torch's layers ----------------------------------------------------------------------------------
+
+
+class Named(nn.Conv2d):
+    """With another constructor, another start and another print, but torch's forward."""
+
+    label = "convolution"
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs, 3, padding=1)
+
+    def reset_parameters(self):
+        nn.init.ones_(self.weight)
+
+    def extra_repr(self):
+        return self.label
+
+
+class Counted:
+    """A mixin of methods that no forward pass calls."""
+
+    def count(self):
+        return sum(value.numel() for value in self.parameters())
+
+
+def subclass(base, *mixins, **attributes):
+    return type(f"My{base.__name__}", (*mixins, base), attributes)
+
+
+def layered(convolution=nn.Conv2d, norm=nn.BatchNorm2d, act=nn.ReLU, up=nn.ConvTranspose2d, linear=nn.Linear):
+    return nn.Sequential(convolution(3, 8, 3), norm(8), act(), up(8, 6, 2), subclass(nn.MaxPool2d)(2), act(),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear(6, 5), nn.ReLU(), linear(5, 2))  # fmt: skip
+
+
+UNCHANGED = {
+    "convolution": partial(layered, convolution=subclass(nn.Conv2d)),
+    "subclass of a subclass": partial(layered, convolution=subclass(subclass(nn.Conv2d))),
+    "mixin": partial(layered, convolution=subclass(nn.Conv2d, Counted)),
+    "constructor": partial(layered, convolution=lambda inputs, outputs, kernel: Named(inputs, outputs)),
+    "transposed": partial(layered, up=subclass(nn.ConvTranspose2d)),
+    "batch norm": partial(layered, norm=subclass(nn.BatchNorm2d)),
+    "linear": partial(layered, linear=subclass(nn.Linear, train=lambda self, mode=True: nn.Module.train(self, mode))),
+    "slopes": partial(layered, act=subclass(nn.PReLU)),
+}
+
+
+@pytest.mark.parametrize("make", UNCHANGED.values(), ids=UNCHANGED)
+def test_a_subclass_that_changes_no_forward_is_the_layer_itself(make):
+    target, source = (randomised(make(), seed) for seed in (1, 2))
+    plain = [randomised(layered(act=nn.PReLU if "PReLU" in str(target) else nn.ReLU), seed) for seed in (1, 2)]
+    for mine, its in zip((target, source), plain, strict=True):
+        its.load_state_dict(mine.state_dict())
+    if "convolution" in str(target):  # `Named` pads
+        for its in plain:
+            its[0].padding = (1, 1)
+    found, expected = aligned(target, source).state_dict(), aligned(*plain).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    assert not torch.equal(found["0.weight"], source[0].weight)
+    assert (rmse(target, source, align=True).query("kind != 'other'")["fixed"] == "").all()
+
+
+def ramped(self, x, weight, bias):
+    return functional.conv2d(x, weight * RAMP[..., None], bias)
+
+
+class Ramped(nn.Conv2d):
+    """Convolves as torch does, with another weight than is registered."""
+
+    @property
+    def weight(self):
+        if "weight" not in self._parameters:
+            raise AttributeError
+        return self._parameters["weight"] * RAMP[..., None]
+
+
+def patched():
+    layer = nn.Conv2d(3, 8, 3)
+    layer.forward = types.MethodType(lambda self, x: ramped(self, x, self.weight, self.bias), layer)
+    return layer
+
+
+def patched_inside():
+    layer = nn.Conv2d(3, 8, 3)
+    layer._conv_forward = types.MethodType(ramped, layer)
+    return layer
+
+
+CHANGED = {
+    "forward": partial(Standardised, 3, 8, 3),
+    "what forward calls": partial(subclass(nn.Conv2d, _conv_forward=ramped), 3, 8, 3),
+    "in a mixin": partial(subclass(nn.Conv2d, subclass(object, _conv_forward=ramped)), 3, 8, 3),
+    "call": partial(subclass(nn.Conv2d, __call__=lambda self, x: nn.Module.__call__(self, x) * RAMP), 3, 8, 3),
+    "on the module": patched,
+    "inside, on the module": patched_inside,
+}
+
+
+@pytest.mark.parametrize("make", CHANGED.values(), ids=CHANGED)
+def test_a_subclass_with_its_own_forward_is_fixed(make):
+    target, source = (randomised(order_fixed_by(lambda self, x: x.relu(), first=make)(), seed) for seed in (1, 2))
+    copied = aligned(target, source)
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert difference(source, copied, images) < 1e-5
+    assert torch.equal(copied.first.weight, source.first.weight)
+    table = rmse(target, source, align=True).set_index(["kind", "name"])["fixed"]
+    assert table["W", "first"] == "in a Conv2d with its own forward"
+    assert table["W", "last"] == ""
+
+
+def test_which_class_of_torch_a_module_runs_as():
+    assert torch_class(Ramped(3, 8, 3)) is torch_class(Scaled()) is torch_class(patched()) is None
+    assert torch_class(Named(3, 8)) is nn.Conv2d
+    assert torch_class(nn.Linear(3, 8)) is torch_class(subclass(nn.Linear, Counted)(3, 8)) is nn.Linear
+    assert torch_class(nn.utils.parametrizations.weight_norm(nn.Linear(3, 8))) is None
+    assert all(torch_class(module) is type(module) for module in resnet(Bottleneck).modules() if not module._modules)
+
+
+# ---- what is said of channels that stay ----------------------------------------------------------------------------
+
+
+def functional_use():
+    def run(self, x):
+        return self.last(functional.conv2d(x, self.first.weight, self.first.bias))
+
+    return Net(run, first=conv(3, 8), last=conv(8, 2))
+
+
+def functional_norm():
+    def run(self, x):
+        norm = self.norm
+        return self.last(functional.batch_norm(self.first(x), norm.running_mean, norm.running_var, norm.weight))
+
+    return Net(run, first=conv(3, 8), norm=nn.BatchNorm2d(8), last=conv(8, 2))
+
+
+def through(module):
+    layers = {"first": conv(3, 8), "module": module, "last": conv(8, 2)}
+    return Net(lambda self, x: self.last(self.module(self.first(x)).relu()), **layers)
+
+
+def residual():
+    """One of two maps that are added goes through a group norm."""
+    layers = {"first": conv(3, 8), "norm": nn.GroupNorm(2, 8), "second": conv(3, 8), "last": conv(8, 2)}
+    return Net(lambda self, x: self.last(self.norm(self.first(x)) + self.second(x)), **layers)
+
+
+def in_part():
+    """(3 + 5) + 8, and a group norm on the 3."""
+
+    def run(self, x):
+        first = self.first(x)
+        return self.last(torch.cat((first, self.second(x)), 1) + self.third(x)) + self.side(self.norm(first))
+
+    layers = {"first": conv(3, 3), "second": conv(3, 5), "third": conv(3, 8), "last": conv(8, 2), "side": conv(3, 2)}
+    return Net(run, norm=nn.GroupNorm(1, 3), **layers)
+
+
+def both_ways():
+    def run(self, x):
+        x = self.first(x)
+        return self.last(self.norm(x)), x
+
+    return Net(run, first=conv(3, 8), norm=nn.GroupNorm(2, 8), last=conv(8, 2))
+
+
+NOTES = {
+    "grouped": (lambda: through(conv(8, 8, groups=2)),
+                {"first": "goes into module (grouped Conv2d)", "module": "in a grouped Conv2d", "last": ""}),
+    "grouped at the input": (lambda: Net(lambda self, x: self.last(self.first(x)), first=conv(3, 6, groups=3),
+                                         last=conv(6, 2)), {"first": "", "last": ""}),
+    "grouped, transposed": (lambda: through(nn.ConvTranspose2d(8, 8, 1, groups=4)),
+                            {"first": "goes into module (grouped ConvTranspose2d)",
+                             "module": "in a grouped ConvTranspose2d"}),
+    "depthwise": (lambda: through(conv(8, 8, groups=8)), {"first": "", "module": "", "last": ""}),
+    "group norm": (lambda: through(nn.GroupNorm(2, 8)),
+                   {"first": "goes into module (GroupNorm)", "module": "in a GroupNorm", "last": ""}),
+    "group norm, then depthwise": (
+        lambda: through(nn.Sequential(nn.GroupNorm(2, 8), conv(8, 8, groups=8), nn.BatchNorm2d(8))),
+        {"first": "goes into module.0 (GroupNorm)", "module.1": "behind module.0 (GroupNorm)",
+         "module.2": "behind module.0 (GroupNorm)"}),
+    "group norm beside": (residual, {"first": "goes into norm (GroupNorm)", "second": "joined with norm (GroupNorm)"}),
+    "group norm on a part": (in_part, {"first": "goes into norm (GroupNorm)", "second": "",
+                                       "third": "3 of 8 channels: goes into norm (GroupNorm)"}),
+    "functional": (functional_use, {"first": "used without its module being called", "last": ""}),
+    "functional norm": (functional_norm, {"first": "joined with norm.weight, which is used by itself",
+                                          "norm": "used without its module being called", "last": ""}),
+    "unknown function": (FIXED["roll"], {"first": "goes into roll()", "last": ""}),
+    "parameter": (Scaled, {"first": "joined with scale, which is used by itself", "last": ""}),
+    "hooks": (Hooked, {"first": "goes into relu (ReLU with hooks)", "last": ""}),
+    "never called": (lambda: Net(lambda self, x: self.first(x), first=conv(3, 8), second=conv(8, 2)),
+                     {"first": "", "second": "not called"}),
+    "output, and into a group norm": (both_ways, {"first": "", "last": ""}),
+    "inputs and outputs": (to_the_output, {"first": "", "last": ""}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "expected"), NOTES.values(), ids=NOTES)
+def test_each_layer_whose_channels_stay_says_why(make, expected):
+    table = rmse(*(randomised(make(), seed) for seed in (1, 2)), align=True)
+    assert {name: table.loc[table["name"] == name, "fixed"].iloc[0] for name in expected} == expected
+
+
+def test_many_reasons_are_cut_short():
+    def run(self, x):
+        x = self.first(x)
+        return self.last(x.roll(1, 1) + x.cumsum(1) + x.flip(1) + x.sort(1)[0])
+
+    table = rmse(*(Net(run, first=conv(3, 8), last=conv(8, 2)) for _ in range(2)), align=True)
+    assert table["fixed"][0] == "goes into roll(); goes into cumsum(); and 2 more"
+
+
+@pytest.mark.parametrize("make", FREE.values(), ids=FREE)
+def test_what_moves_has_no_note(make):
+    target, source = (randomised(make(), seed) for seed in (1, 2))
+    notes = rmse(target, source, align=True).set_index("name")["fixed"]
+    for name, place in matching(target, source).items():
+        if name in notes and (place != torch.arange(len(place))).any():
+            assert (notes.loc[[name]] == "").all()
+
+
+# ---- the search ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [densenet, twice, split_unequally, partial(resnet, Bottleneck)])
+def test_the_gains_that_are_kept_are_those_of_the_channels_as_they_stand(make):
+    target, source = (randomised(make(), seed) for seed in (1, 2))
+    channels = Channels(target, source)
+    ours, theirs = (standardised(model, channels) for model in (target, source))
+    groups, first = channels.groups(), {}
+    for order in (range(len(groups)), range(len(groups) - 1, -1, -1)):
+        match = Match(ours, theirs, groups, first)
+        for group in [*order, *order]:
+            match.improve(group)
+            if (gain := match.gains.get(group)) is not None:
+                assert gain.trace().item() == pytest.approx(gain.numpy()[linear_sum_assignment(gain, True)].sum())
+            for each, gain in match.gains.items():
+                fresh = sum(products(ours[slot.name], match.theirs[slot.name], slot) for slot in groups[each])
+                torch.testing.assert_close(gain, fresh, rtol=1e-9, atol=1e-9)
+
+
+def test_progress_is_shown_if_asked_for(capsys):
+    target, source = (randomised(unet(2), seed) for seed in (1, 2))
+    tables = [rmse(target, source, align=True), rmse(target, source, align=True, progress=True)]
+    assert tables[0].equals(tables[1])
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.count("channels") > 0
+    aligned(target, source)
+    assert capsys.readouterr().err == ""
+
+
 # ---- random networks -----------------------------------------------------------------------------------------------
 
 OPERATIONS = ("conv", "again", "wide", "depthwise", "norm", "relu", "add", "in place", "cat", "gate", "roll", "pool")
@@ -748,11 +1003,27 @@ def test_networks_that_do_not_match_are_refused(function):
         function(unet(2), unet(4))
 
 
-def test_a_network_that_cannot_be_traced_is_refused():
-    def run(self, x):
-        return self.first(x) if x.sum() > 0 else self.first(-x)
+def refused(self, x):
+    raise RuntimeError("one line\nand another\n" * 100)
 
-    with pytest.raises(NetworkError, match=r"Net: torch.fx can't trace its forward pass .* without alignment"):
-        aligned(*(Net(run, first=conv(3, 2)) for _ in range(2)))
+
+UNTRACEABLE = {
+    "branch": lambda self, x: self.first(x) if x.sum() > 0 else self.first(-x),
+    "loop": lambda self, x: sum(self.first(each) for each in x),
+    "number": lambda self, x: self.first(x) * float(x.mean()),
+    "several lines": refused,
+}
+
+
+@pytest.mark.parametrize("function", [aligned, partial(rmse, align=True)], ids=["aligned", "rmse"])
+@pytest.mark.parametrize("run", UNTRACEABLE.values(), ids=UNTRACEABLE)
+def test_a_network_that_cannot_be_traced_is_refused_in_one_line(run, function):
+    with pytest.raises(NetworkError, match=r"Net: torch.fx can't trace its forward pass .* without alignment") as error:
+        function(*(Net(run, first=conv(3, 2)) for _ in range(2)))
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+def test_a_network_without_a_layer_in_sight_is_refused():
     with pytest.raises(NetworkError, match=r"none of its layers called; unwrap DataParallel by .module"):
         aligned(*(nn.DataParallel(conv(3, 2)) for _ in range(2)))

@@ -103,6 +103,70 @@ def test_a_target_of_zeros_has_no_relative_rmse_and_no_warning(other, expected):
     np.testing.assert_equal(bias["relative"], expected)
 
 
+# ---- numbers of other kinds ----------------------------------------------------------------------------------------
+
+
+class Spectral(nn.Module):
+    """Two linear layers of complex numbers."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 6, dtype=torch.complex64), nn.Linear(6, 2, dtype=torch.complex64)
+        generator = torch.Generator().manual_seed(seed)
+        for value in self.parameters():
+            value.data = torch.complex(torch.ones(value.shape), torch.randn(value.shape, generator=generator))
+
+    def forward(self, x):
+        return self.last(self.first(x).tanh())
+
+
+def test_complex_weights_are_apart_by_absolute_value():
+    target, source = (nn.Linear(1, 2, dtype=torch.complex64) for _ in range(2))
+    for layer, weight, bias in ((target, [3, 4j], [1j, 0]), (source, [0, 0], [1, 0])):
+        layer.weight.data = torch.tensor(weight, dtype=torch.complex64).reshape(2, 1)
+        layer.bias.data = torch.tensor(bias, dtype=torch.complex64)
+    table = rmse(target, source)
+    np.testing.assert_allclose(table["rmse"], np.sqrt([(9 + 16) / 2, 2 / 2]))
+    np.testing.assert_allclose(table["relative"], [1, np.sqrt(2)])
+
+
+def test_complex_channels_are_aligned():
+    target, order = Spectral(1), torch.tensor([3, 0, 5, 1, 4, 2])
+    source = copy.deepcopy(target)
+    source.first.weight.data, source.first.bias.data = target.first.weight.data[order], target.first.bias.data[order]
+    source.last.weight.data = target.last.weight.data[:, order]
+    table = rmse(target, source, align=True)
+    assert (table["relative"].iloc[:3] > 1e-2).all()
+    assert (table["aligned"] == 0).all()
+
+
+def test_a_complex_weight_is_as_far_from_its_conjugate_as_twice_its_imaginary_part():
+    target, source = Spectral(1), Spectral(1)
+    source.first.weight.data = source.first.weight.data.conj().resolve_conj()
+    imaginary = target.first.weight.detach().imag.double().numpy()
+    assert rmse(target, source)["rmse"][0] == pytest.approx(2 * np.sqrt((imaginary**2).mean()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("align", [False, True])
+def test_short_floats_are_widened(dtype, align):
+    target, source = (nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).to(dtype) for _ in range(2))
+    wide = [copy.deepcopy(model).double() for model in (target, source)]
+    for column in ("rmse", "relative"):
+        np.testing.assert_array_equal(rmse(target, source, align=align)[column], rmse(*wide)[column])
+    if align:
+        near = [rmse(*pair, align=True)["aligned"] for pair in ((target, source), wide)]
+        np.testing.assert_array_equal(*near)
+
+
+@pytest.mark.parametrize("align", [False, True])
+@pytest.mark.parametrize("where", [(0,), (1,), (0, 1)])
+def test_tensors_without_values_are_refused_in_one_line(align, where):
+    models = [nn.Linear(4, 3, device="meta" if place in where else None) for place in (0, 1)]
+    with pytest.raises(NetworkError, match=r"^weight \(LW\): .*no values; load the weights first$"):
+        rmse(*models, align=align)
+
+
 def test_networks_that_do_not_match_are_refused():
     with pytest.raises(NetworkError, match=r"no parameter in common.* target \(4, 1, 3\), source None"):
         rmse(nn.Conv1d(1, 4, 3), nn.BatchNorm1d(3))
@@ -110,8 +174,9 @@ def test_networks_that_do_not_match_are_refused():
 
 def test_aligned_rmse_is_relative_and_leaves_the_other_columns_alone(target, source):
     table = rmse(target, source, align=True)
-    assert list(table.columns) == ["kind", "layer", "name", "rmse", "relative", "aligned"]
-    assert table.drop(columns="aligned").equals(rmse(target, source))
+    assert list(table.columns) == ["kind", "layer", "name", "rmse", "relative", "aligned", "fixed"]
+    assert table.drop(columns=["aligned", "fixed"]).equals(rmse(target, source))
+    assert (table["fixed"] == "").all()
     kernels = table[table["kind"] == "W"]
     assert kernels["aligned"].mean() < kernels["relative"].mean()
     assert (rmse(target, copy.deepcopy(target), align=True)["aligned"] == 0).all()

@@ -482,3 +482,11 @@ def test_a_network_without_gradients_is_asked_by_noise(around):
     assert table.set_index("name")["reached"].groupby(level=0).all().to_dict() == {
         "body": True, "head": True, "spare": False,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(2), nn.InstanceNorm2d(2, affine=True, track_running_stats=True)])
+def test_statistics_of_a_norm_are_on_the_way_to_the_output_without_asking_each_of_them(norm, monkeypatch):
+    """torch has no gradient of them; a pass for each would cost as much as a sweep."""
+    model = nn.Sequential(nn.Conv2d(2, 2, 1), norm, nn.Conv2d(2, 2, 1))
+    monkeypatch.setattr("prr.graph.passes.changed", None)
+    assert ask(model, (IMAGES, CLASSES)).table["reached"].all()

@@ -2,15 +2,16 @@
 
 torch.fx shows it. Every output channel of a layer gets a number; where the network adds two maps their numbers become
 one (union-find), where it concatenates them the lists of numbers do. Numbers that stand in the same layers may change
-places, all others stay.
+places, all others stay; `Channels.notes` says why.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
+import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from prr.errors import NetworkError
-from prr.graph.tracing import traced
+from prr.graph.tracing import torch_class, traced
 from prr.layers import BATCH_NORM, CONVOLUTION, LINEAR, comparable, named_tensors, names_of
 
 # What treats all channels alike and each by itself, with other operands channel by channel. Names without the `_` of
@@ -44,6 +45,7 @@ RESIZING = {"interpolate", "upsample"}
 SHAPE = {"size", "dim", "ndim", "shape", "dtype", "device", "is_cuda", "numel", "nelement", "requires_grad"}
 ARITHMETIC = ("_operator", "builtins", "math")
 NUMBER = object()  # the value of a node that is no tensor: a size, a dtype
+REASONS = 2  # so many are written out
 
 
 class Slot(NamedTuple):
@@ -77,6 +79,12 @@ class Value(NamedTuple):
 class Channels:
     """Which channels of the source's tensors move together.
 
+    Attributes:
+        lists: (name of a tensor, dimension) -> (channels,) their numbers, 0 for one that must stay.
+        notes: first name of a tensor -> why the channels that come out of its layer must stay, all or some of them; ""
+            where they are free, where the tensor has none, and where they are bound to the network's own inputs or
+            outputs.
+
     Raises:
         NetworkError: see `aligned`.
     """
@@ -92,12 +100,15 @@ class Channels:
         self.space = [0]  # the layer that a channel comes out of
         self.outputs: dict[int, np.ndarray] = {}
         self.lists: dict[tuple[str, int], np.ndarray] = {}
-        self.fixed: set[str] = set()  # tensors that something else than their module uses
+        self.pins: list[tuple[np.ndarray, str]] = []  # channels that must stay, and why
+        self.fixed: dict[str, str] = {}  # tensors all of whose channels must stay, and why
+        self.seen: set[str] = set()  # tensors of modules that are called
         self.followers: dict[str, set[str | None]] = {}  # layer -> what its output goes to: a batch norm or None
         self.leaders: dict[str, set[str | None]] = {}  # batch norm -> the layer that its input comes from
         for graph, hidden in self._traces():
             self._read(graph)
-            self.fixed |= {self.name_of[id(named_tensors(source)[name])] for name in hidden}
+            tensors = named_tensors(source)
+            self._fix([tensors[name] for name in sorted(hidden)], "used out of torch.fx's sight")
         if not self.lists:
             raise NetworkError(
                 f"{type(source).__name__}: torch.fx sees none of its layers called; unwrap DataParallel by .module, or "
@@ -105,7 +116,10 @@ class Channels:
             )
         for (name, _), numbers in self.lists.items():
             if name in self.fixed:
-                self._tie(numbers, np.zeros_like(numbers))
+                self.pins.append((numbers, self.fixed[name] and f"{name} is {self.fixed[name]}"))
+        self.notes = self._notes()
+        for numbers, _ in self.pins:
+            self._tie(numbers, np.zeros_like(numbers))
         self.lists = {key: self._roots(numbers) for key, numbers in self.lists.items()}
         self.scaled = [pair for layer in self.followers if (pair := self._pair(layer))]
 
@@ -113,9 +127,10 @@ class Channels:
         try:
             found = [traced(self.source, training=False)]
         except Exception as error:  # a network's own code may raise anything when it is given no tensor
+            words = textwrap.shorten(f"{type(error).__name__}: {error}", 160, placeholder=" ...")
             raise NetworkError(
-                f"{type(self.source).__name__}: torch.fx can't trace its forward pass on one input "
-                f"({type(error).__name__}: {error}); take branches on the data out of it, or compare without alignment"
+                f"{type(self.source).__name__}: torch.fx can't trace its forward pass on one input ({words}); take "
+                "branches on the data out of it, or compare without alignment"
             ) from error
         with contextlib.suppress(Exception):  # what a network does in training only may need more than an input
             found.append(traced(self.source, training=True))
@@ -130,12 +145,39 @@ class Channels:
         for root, counts in spaces.items():
             if root:
                 alike.setdefault(frozenset(counts.items()), []).append(root)
-        groups = (
-            [slot for key, numbers in self.lists.items() if (slot := slot_of(key, numbers, np.array(members)))]
-            for members in alike.values()
-            if len(members) > 1
-        )
-        return [slots for slots in groups if slots]
+        groups = [np.array(members) for members in alike.values() if len(members) > 1]
+        group_of = np.full(len(self.parent), -1)
+        for group, members in enumerate(groups):
+            group_of[members] = group
+        slots: list[list[Slot]] = [[] for _ in groups]
+        for key, numbers in self.lists.items():
+            for group in np.unique(group_of[numbers]):
+                if group >= 0:
+                    slots[group].append(slot_of(key, numbers, groups[group]))
+        return [found for found in slots if found]
+
+    # why channels stay
+
+    def _notes(self) -> dict[str, str]:
+        """Before the channels that stay become one, and it can't be told any more what fixed which."""
+        why: dict[int, list[str]] = {0: ["joined with channels that are not known"]}
+        for numbers, words in self.pins:
+            for root in np.unique(self._roots(numbers)).tolist():
+                why.setdefault(root, []).append(words)
+        return {name: self._note(name, why) for name in self.name_of.values()}
+
+    def _note(self, name: str, why: dict[int, list[str]]) -> str:
+        if name in self.fixed:
+            return self.fixed[name]
+        dimension = kernel_dimension(self.source.get_submodule(name.rpartition(".")[0]))
+        if (name, dimension) not in self.lists:
+            return "" if name in self.seen else "not called"
+        numbers = self._roots(self.lists[name, dimension])
+        # with the network's own inputs and outputs among what fixes a channel, nothing could set it free
+        held = [words for root in numbers.tolist() if (words := why.get(root)) and "" not in words]
+        words = list(dict.fromkeys(word for words in held for word in words))
+        text = "; ".join(words[:REASONS]) + (f"; and {len(words) - REASONS} more" if len(words) > REASONS else "")
+        return f"{len(held)} of {len(numbers)} channels: {text}" if 0 < len(held) < len(numbers) else text
 
     def _pair(self, layer: str) -> tuple[str, str] | None:
         """The layer and the batch norm that alone sees it, if so."""
@@ -144,7 +186,7 @@ class Channels:
             return None
         kernel, batch_norm = (self.source.get_submodule(name) for name in (layer, norm))
         names = {self.name_of[id(value)] for each in (kernel, batch_norm) for value in named_tensors(each).values()}
-        free = batch_norm.running_var is not None and not names & (self.fixed | self.shared)
+        free = batch_norm.running_var is not None and not names & (self.fixed.keys() | self.shared)
         fits = kernel.weight.shape[kernel_dimension(kernel)] == batch_norm.num_features
         return (layer, norm) if free and fits else None
 
@@ -159,15 +201,20 @@ class Channels:
         return np.array([self._root(channel) for channel in channels.tolist()])
 
     def _tie(self, first: np.ndarray, second: np.ndarray) -> None:
+        if np.array_equal(first, second):
+            return
         for one, other in zip(first.tolist(), second.tolist(), strict=True):
             one, other = sorted((self._root(one), self._root(other)))
             self.parent[other] = one
 
-    def _pin(self, values: Sequence[Any]) -> None:
-        """Keep the order of the channels of some values; what comes of them is not known, hence None."""
-        for value in values:
-            if isinstance(value, Value):
-                self._tie(value.channels, np.zeros_like(value.channels))
+    def _pin(self, values: Sequence[Any], why: str) -> None:
+        """Keep the order of the channels of some values."""
+        self.pins += [(value.channels, why) for value in values if isinstance(value, Value)]
+
+    def _fix(self, tensors: Iterable[Tensor], why: str) -> None:
+        """Keep the order of all channels of some tensors."""
+        for tensor in tensors:
+            self.fixed.setdefault(self.name_of[id(tensor)], why)
 
     def _list(self, tensor: Tensor | None, dimension: int, channels: np.ndarray) -> None:
         """Channels stand along a dimension of a tensor; a tensor that is used several times ties them."""
@@ -190,8 +237,8 @@ class Channels:
         for node in graph.nodes:
             inputs = [values[each] for each in node.all_input_nodes]
             known = self._value(node, inputs, values)
-            if known is None:
-                self._pin(inputs)
+            if isinstance(known, str):
+                self._pin(inputs, known and f"{'joined with' if known in inputs else 'goes into'} {known}")
             values[node] = known
         for node in (node for node in graph.nodes if node.op == "call_module"):
             name, module = self._name(node), self.root.get_submodule(node.target)
@@ -212,26 +259,43 @@ class Channels:
         return None
 
     def _value(self, node: fx.Node, inputs: list, values: dict[fx.Node, Any]) -> Any:
-        """A `Value`, NUMBER, or None: nothing is known, so the order of the inputs' channels must stay."""
-        if node.op == "get_attr" and node.users:
-            tensor = named_tensors(self.root).get(node.target)
-            self.fixed |= {self.name_of[id(tensor)]} if tensor is not None else set()
+        """A `Value`, NUMBER, or what the order of a map that is not known comes from: "" for inputs and outputs."""
+        if node.op == "get_attr":
+            return self._attribute(node)
         if node.op == "call_module":
-            module = self.root.get_submodule(node.target)
-            tensors = [value for value in inputs if value is not NUMBER]
-            known = self._module(module, tensors[0]) if len(tensors) == 1 and known_module(module) else None
-            if known is None:
-                self.fixed |= {self.name_of[id(value)] for value in named_tensors(module).values()}
-            return known
-        return self._function(node, inputs, values) if node.op in ("call_function", "call_method") else None
+            return self._called(node, [value for value in inputs if value is not NUMBER])
+        return self._function(node, inputs, values) if node.op in ("call_function", "call_method") else ""
 
-    def _module(self, module: nn.Module, value: Value | None) -> Value | None:
+    def _attribute(self, node: fx.Node) -> str:
+        """A tensor that something else than its module uses, or a module that is not torch's."""
+        tensor = named_tensors(self.root).get(node.target)
+        if tensor is None:
+            return "a constant"
+        if node.users:
+            self._fix([tensor], why_by_itself(self.root.get_submodule(node.target.rpartition(".")[0])))
+        return f"{self._name(node)}, which is used by itself"
+
+    def _called(self, node: fx.Node, inputs: list) -> Value | str:
+        module = self.root.get_submodule(node.target)
+        tensors = named_tensors(module).values()
+        self.seen |= {self.name_of[id(value)] for value in tensors}
+        known = self._module(module, inputs[0]) if len(inputs) == 1 and known_module(module) else None
+        if isinstance(known, str):
+            self._fix(tensors, known and f"behind {known}")
+        elif known is None:
+            self._fix(tensors, f"in a {described(module)}")
+            known = f"{self._name(node)} ({described(module)})"
+        return known
+
+    def _module(self, module: nn.Module, value: Value | str) -> Value | str | None:
+        """A `Value`; what its input's order comes from, if it has that; None for a module that is not followed."""
         if isinstance(module, CONVOLUTION):
             return self._convolution(module, value)
         if isinstance(module, LINEAR):
             return self._linear(module, value)
-        if value is None:
-            return None
+        if isinstance(value, str):
+            follows = isinstance(module, (*BATCH_NORM, _InstanceNorm, nn.PReLU)) or not named_tensors(module)
+            return value if follows else None
         if isinstance(module, (*BATCH_NORM, _InstanceNorm)):
             # a map without pixels goes into one of these; else it is (n, tokens, ..., channels), and tokens are normed
             fits = value.spatial > 0 or isinstance(module, (nn.BatchNorm1d, nn.SyncBatchNorm))
@@ -245,13 +309,14 @@ class Channels:
             return flattened(value) if (module.start_dim, module.end_dim) == (1, -1) else None
         if isinstance(module, POINTWISE_MODULES) or getattr(module, "num_parameters", 0) == 1:  # PReLU with one slope
             return value
-        return value if keeps_channels(type(module).__name__, value, getattr(module, "padding", ())) else None
+        return value if keeps_channels(torch_class(module).__name__, value, getattr(module, "padding", ())) else None
 
-    def _convolution(self, module: nn.Module, value: Value | None) -> Value | None:
+    def _convolution(self, module: nn.Module, value: Value | str) -> Value | str | None:
         transposed, spatial = isinstance(module, _ConvTransposeNd), len(module.kernel_size)
-        fits = value is not None and value.spatial == spatial and len(value.channels) == module.in_channels
+        known = isinstance(value, Value)
+        fits = known and value.spatial == spatial and len(value.channels) == module.in_channels
         if not fits:
-            self._pin([value])
+            self._pin([value], f"goes into a {type(module).__name__} otherwise than as its channels")
         given = value.channels if fits else np.zeros(module.in_channels, dtype=int)
         if module.groups == 1:
             channels = self._fresh(module, module.out_channels)
@@ -261,20 +326,21 @@ class Channels:
             channels = given.repeat(module.out_channels // module.in_channels)
             self._list(module.weight, 0, given if transposed else channels)
         else:
-            return None
+            return None if known or module.groups != module.in_channels else value
         self._list(module.bias, 0, channels)
         return Value(channels, spatial, batched=True)
 
-    def _linear(self, module: nn.Linear, value: Value | None) -> Value:
-        given = widened(value, module.in_features) if value is not None and value.spatial == 0 else None
+    def _linear(self, module: nn.Linear, value: Value | str) -> Value:
+        known = isinstance(value, Value)
+        given = widened(value, module.in_features) if known and value.spatial == 0 else None
         if given is None:
-            self._pin([value])
+            self._pin([value], f"goes into a {type(module).__name__} otherwise than as its channels")
             given = np.zeros(module.in_features, dtype=int)
         channels = self._fresh(module, module.out_features)
         self._list(module.weight, 0, channels)
         self._list(module.weight, 1, given)
         self._list(module.bias, 0, channels)
-        return Value(channels, spatial=0, batched=value is not None and value.batched and value.spatial == 0)
+        return Value(channels, spatial=0, batched=known and value.batched and value.spatial == 0)
 
     def _function(self, node: fx.Node, inputs: list, values: dict[fx.Node, Any]) -> Any:
         name, home = name_of(node)
@@ -283,8 +349,15 @@ class Channels:
         tensors = [value for value in inputs if value is not NUMBER]
         if inputs and not tensors and (home in ARITHMETIC or node.op == "call_method"):
             return NUMBER
-        if not tensors or None in tensors or not known_home(home):
-            return None
+        unknown = [value for value in tensors if isinstance(value, str)]
+        if any(unknown) or (unknown and name in POINTWISE):
+            return max(unknown)  # the network's input, "", is the least telling
+        known = self._followed(node, tensors, values) if tensors and not unknown and known_home(home) else None
+        return f"{name}()" + " of the network's input" * bool(unknown) if known is None else known
+
+    def _followed(self, node: fx.Node, tensors: list[Value], values: dict[fx.Node, Any]) -> Value | None:
+        """What a function of known maps gives; None for one that is not followed."""
+        name, _ = name_of(node)
         value, argument = tensors[0], argument_of(node)
         if name in POINTWISE:
             return self._tied(tensors)
@@ -330,9 +403,26 @@ def slot_of(key: tuple[str, int], numbers: np.ndarray, members: np.ndarray) -> S
 
 
 def known_module(module: nn.Module) -> bool:
-    """Whether a module is torch's own and nothing hangs on it."""
-    hooked = module._forward_hooks or module._forward_pre_hooks
-    return type(module).__module__.startswith("torch.nn.modules") and not hooked
+    """Whether a module runs as torch's own does and nothing hangs on it."""
+    return torch_class(module) is not None and not (module._forward_hooks or module._forward_pre_hooks)
+
+
+def described(module: nn.Module) -> str:
+    """What a module is in torch's words, and what keeps it from being followed if it is one that could be."""
+    base = next(each.__name__ for each in type(module).__mro__ if each.__module__.startswith("torch.nn.modules"))
+    if torch_class(module) is None:
+        return f"{base} with its own forward"
+    if not known_module(module):
+        return f"{base} with hooks"
+    return f"grouped {base}" if isinstance(module, CONVOLUTION) and module.groups > 1 else base
+
+
+def why_by_itself(owner: nn.Module) -> str:
+    """Why the order of channels must stay in a tensor of `owner` that some function uses."""
+    if torch_class(owner) is not None:
+        return "used without its module being called"
+    own = any(each.__module__.startswith("torch.nn.modules.") for each in type(owner).__mro__ if each is not nn.Module)
+    return f"in a {described(owner)}" if own else "used by itself"
 
 
 def known_home(home: str | None) -> bool:

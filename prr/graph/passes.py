@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
@@ -178,14 +180,29 @@ def _output(model: nn.Module, images: Tensor, path: Path, around: Callable | Non
 def _on_graph(model: nn.Module, tensors: list[Tensor], images: Tensor, path: Path) -> list[bool]:
     """Which tensors the graph of gradients leads to; none where there is no graph."""
     probe = copied(model)
-    places = {id(own): other for own, other in zip(_held(model), _held(probe), strict=True)}
-    mirrored = [places[id(value)].requires_grad_() for value in tensors]
+    copies = {id(own): other for own, other in zip(_held(model), _held(probe), strict=True)}
+    mirrored = [copies[id(value)] for value in tensors]
+    stand_ins = _stand_ins(probe)
+    leaves = [stand_ins.get(id(value), value).requires_grad_() for value in mirrored]
     try:
         with torch.enable_grad():
             output: Any = select(probe(images.clone()), path).abs().sum()
-            return [each is not None for each in torch.autograd.grad(output, mirrored, allow_unused=True)]
+            return [each is not None for each in torch.autograd.grad(output, leaves, allow_unused=True)]
     except Exception:  # no graph, or an operation that has no gradient
         return [False] * len(tensors)
+
+
+def _stand_ins(model: nn.Module) -> dict[int, Tensor]:
+    """For running statistics, of which torch has no gradient, a number that is added to what their norm gives."""
+    found: dict[int, Tensor] = {}
+    for module in model.modules():
+        statistics = (getattr(module, name, None) for name in ("running_mean", "running_var"))
+        held = [id(value) for value in statistics if isinstance(value, Tensor)]
+        if held and isinstance(module, (_BatchNorm, _InstanceNorm)):
+            added = torch.zeros((), device=device_of(model))
+            found |= dict.fromkeys(held, added)
+            module.register_forward_hook(lambda _, inputs, output, added=added: output + added)
+    return found
 
 
 def _held(model: nn.Module) -> list[Tensor]:
