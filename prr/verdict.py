@@ -365,10 +365,12 @@ def judge(
     standing = stands(before, question, chance)
     named = list(sources) if policy == "each" else [list(sources)[np.random.default_rng(seed).integers(len(sources))]]
     options = {"kinds": kinds, "batch_size": batch_size, "bfloat16": bfloat16, "progress": progress}
-    swept = _swept(target, sources, named, question, options)
-    swept = {name: _judged(table, tolerance, standing) for name, table in swept.items()}
-    every = pd.concat(swept, names=["source"]).reset_index("source").reset_index(drop=True)
-    ranked = _answers(rank(target, sources, every), swept, share)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "[0-9]+ parameters ")  # the verdict lists what is left out
+        swept = _swept(target, sources, named, question, options)
+        swept = {name: _judged(table, tolerance, standing) for name, table in swept.items()}
+        every = pd.concat(swept, names=["source"]).reset_index("source").reset_index(drop=True)
+        ranked = _answers(rank(target, sources, every), swept, share)
     plan_from = ranked["source"].iloc[0]
     drawn = plan_from if policy == "each" else named[0]
     ranked["drawn"] = ranked["source"] == drawn
@@ -403,12 +405,10 @@ def _swept(
 ) -> dict[str, pd.DataFrame]:  # fmt: skip
     """Sweeps of some of the sources, over what all of them share, with distances."""
     found = {}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "[0-9]+ parameters ")  # the verdict lists what is left out
-        for name in named:
-            table = sweep(target, sources[name], question, **options)
-            table = table[_shared_by_all(target, sources, table)].reset_index(drop=True)
-            found[name] = table.merge(rmse(target, sources[name]), how="left")
+    for name in named:
+        table = sweep(target, sources[name], question, **options)
+        table = table[_shared_by_all(target, sources, table)].reset_index(drop=True)
+        found[name] = table.merge(rmse(target, sources[name]), how="left")
     if not any(table["kind"].isin(KERNELS).any() for table in found.values()):
         raise NetworkError(
             f"{type(target).__name__}: expected live kernels ({', '.join(KERNELS)}) that all sources share, by which "

@@ -289,5 +289,6 @@ def jobs(run: Run) -> list[Job]:
         run.job_of(ranks, target, {**sources, "untrained start": untaught}, judged),
         run.job_of(outcome, target, untaught, sources, judged, plans, data(run, "few"), digits, scale(run)),
         run.job_of(judge, three, two, data(run, "scenes"), tolerance=tolerance),
+        run.job_of(judge, untaught, target, digits, tolerance=tolerance),
         run.job_of(rmse, three, two),
     ]
