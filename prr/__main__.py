@@ -297,7 +297,8 @@ def rmse(
     whole = layers.parameter_table(networks[0])
     compared = whole.merge(table[["kind", "name"]])["size"].sum() / whole["size"].sum()
     click.echo(table.to_string(index=False, float_format="{:.4g}".format))
-    click.echo(f"{target.name}: {compared:.1%} of its numbers are compared", err=True)
+    if len(rest):
+        click.echo(f"{target.name}: {compared:.1%} of its numbers are compared", err=True)
     for row in rest.itertuples():
         click.echo(f"not comparable: {row.kind} {row.name}: {row.target or 'none'}, {row.source or 'none'}", err=True)
     if csv:

@@ -32,7 +32,6 @@ SHARE = 0.5  # part of the live kernels that has to be reusable for the network 
 REUSABLE, UNDECIDED, NOT_REUSABLE = "reusable", "undecided", "not reusable"
 ANSWERS = {True: "is reusable", None: "may or may not be reusable", False: "is not reusable"}  # the best first
 POLICIES = ("each", "drawn")
-LEGEND = f"{', '.join(f'{kind}: {each.words}' for kind, each in KINDS.items())}."
 INTERVAL = "A dot is the drop of the score, its line the 95 % interval, and the band reaches from 0 to the tolerance,"
 
 
@@ -210,8 +209,9 @@ class Verdict:
         sources = self.sources.assign(bar=page.bars(self.sources["relative"]))
         counts = plan.groupby(["kind", "action"], sort=False).size().unstack(fill_value=0).reset_index()
         rest = self.not_judged()
+        legend = f"{', '.join(f'{kind}: {KINDS[kind].words}' for kind in layers['kind'].unique())}."
         sections = [
-            page.Section("Layer by layer", f"{LEGEND} {INTERVAL} {self.tolerance:g}.", layers),
+            page.Section("Layer by layer", f"{legend} {INTERVAL} {self.tolerance:g}.", layers),
             page.Section("How many, at which tolerance", "", self.share),
             page.Section("Sources", self._ranking(), sources),
             page.Section("Taken together", self._together(), joint),
@@ -248,16 +248,15 @@ class Verdict:
 
     def _others(self) -> str:
         others = self.sources[(self.sources["source"] != self.drawn) & self.sources["answer"].notna()]
-        found = [
-            f"with {row.source} it {row.answer}, {row.reusable:.0f} kernels" for row in others.itertuples(index=False)
-        ]
-        return "" if self.too_weak or not found else f"Judged {', '.join(found)}."
+        found = [f"With {row.source} it {row.answer} (kernels: {row.reusable:.0f})." for row in others.itertuples()]
+        return "" if self.too_weak else " ".join(found)
 
     def _coverage(self) -> str:
         rest = self.not_judged()
         share = 1 - rest["size"].sum() / self.pairs["size"].sum()
-        parts = [f"; {why}: {size}" for why, size in rest.groupby("why", sort=False)["size"].sum().items()]
-        return f"Judged are {share:.1%} of its numbers{''.join(parts)}."
+        parts = [f"{why} {size}" for why, size in rest.groupby("why", sort=False)["size"].sum().items()]
+        left_out = f"; left out: {', '.join(parts)}" if parts else ""
+        return f"Judged are {share:.1%} of its numbers{left_out}."
 
     def _ranking(self) -> str:
         nearest = self.sources.sort_values("rank").iloc[0]

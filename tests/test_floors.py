@@ -14,9 +14,9 @@ FLOORS = """
 errors
 copies
 layers samples page
-metrics bn checkpoints graph.tracing graph.outputs graph.state
-graph.suffix graph.channels
-graph.alignment graph.passes
+metrics bn checkpoints.files checkpoints.names checkpoints.skeletons graph.tracing graph.outputs graph.state
+checkpoints.loading graph.suffix graph.channels
+checkpoints graph.alignment graph.passes
 distance question
 predictors donors reuse
 verdict

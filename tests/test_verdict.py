@@ -621,7 +621,7 @@ def test_every_source_is_answered_for_and_the_plan_names_the_one_it_takes_from(s
         swept = prr.sweep(target, source, data)
         part = verdict.swept[verdict.swept["source"] == name].reset_index(drop=True)
         pd.testing.assert_frame_equal(part[list(swept.columns)], swept, check_exact=True)
-    assert "Judged with near it is reusable, 2 kernels, with far it is not reusable, 0 kernels." in verdict.headline()
+    assert "With near it is reusable (kernels: 2). With far it is not reusable (kernels: 0)." in verdict.headline()
     assert "The plan, from nearer: reuse" in verdict.headline()
 
 
@@ -671,5 +671,5 @@ def test_what_is_not_judged_is_counted_by_reason(labelled):
     }
     share = (40 + 4) / sum(value.numel() for value in model.state_dict().values() if value.is_floating_point())
     assert f"Judged are {share:.1%} of its numbers" in verdict.headline()
-    assert "never run: 110" in verdict.headline()
+    assert "never run 110" in verdict.headline()
     assert "The networks share every" not in verdict.to_html()
