@@ -18,7 +18,10 @@ MODULES = {
 METHOD = [
     name
     for name, path in MODULES.items()
-    if (path.parent in (PACKAGE, PACKAGE / "graph", PACKAGE / "checkpoints") and path.stem not in ("__init__", "__main__", "figures"))
+    if (
+        path.parent in (PACKAGE, PACKAGE / "graph", PACKAGE / "checkpoints")
+        and path.stem not in ("__init__", "__main__", "figures")
+    )
 ]
 PUBLIC = ("prr", "prr.data", "prr.study")  # what they list in __all__ has examples too
 
