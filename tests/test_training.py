@@ -86,7 +86,7 @@ def test_what_is_frozen_is_bit_identical_after_training_and_all_else_has_moved(k
     model = prr.apply_plan(tiny(), source, row.assign(action="reuse"))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     fit(model, blobs(), task, steps=6, batch_size=4, learning_rate=0.02, seed=0)
-    name = f"{row['name'].item()}.{KINDS[kind][1]}"
+    name = f"{row['name'].item()}.{KINDS[kind].attribute}"
     assert [each for each, value in model.state_dict().items() if torch.equal(value, before[each])] == [name]
     assert torch.equal(model.state_dict()[name], source.state_dict()[name])
 

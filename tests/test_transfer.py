@@ -190,7 +190,7 @@ def test_a_row_begins_with_what_it_loads_and_keeps_what_it_freezes(experiment, f
     listed = set(paper.not_reusable()[["kind", "name"]].itertuples(index=False, name=None))
     for kind, name in prr.parameter_table(own)[["kind", "name"]].itertuples(index=False):
         is_loaded = bool(source) and (kind, name) not in listed
-        attribute = f"{name}.{KINDS[kind][1]}"
+        attribute = f"{name}.{KINDS[kind].attribute}"
         assert torch.equal(call["start"][attribute], tensor(giver if is_loaded else own, kind, name)), (kind, name)
         same = torch.equal(call["start"][attribute], tensor(call["model"], kind, name))
         assert same == (is_loaded and frozen), (kind, name)
@@ -247,7 +247,7 @@ def test_the_papers_list_loads_123_of_134_pairs(experiment):
     assert found.loc["pairs of kind and layer", ["loaded", "total"]].tolist() == [123, 134]
     model = pspnet(8)
     numbers = sum(p.numel() for p in model.parameters()) + sum(b.numel() for b in model.buffers() if b.ndim)
-    kept = {f"{row.name}.{KINDS[row.kind][1]}" for row in paper.not_reusable().itertuples()}
+    kept = {f"{row.name}.{KINDS[row.kind].attribute}" for row in paper.not_reusable().itertuples()}
     left_out = sum(value.numel() for name, value in model.state_dict().items() if name in kept)
     assert found.loc["numbers", ["loaded", "total"]].tolist() == [numbers - left_out, numbers]
 

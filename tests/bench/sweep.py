@@ -61,9 +61,9 @@ def plain(target: nn.Module, source: nn.Module, data: Samples, batch_size: int) 
     images, found = data.images.to(device), []
     with torch.inference_mode():
         for kind, name in live(target, data):
-            own = getattr(model.get_submodule(name), KINDS[kind][1])
+            own = getattr(model.get_submodule(name), KINDS[kind].attribute)
             before = own.clone()
-            own.copy_(getattr(source.get_submodule(name), KINDS[kind][1]))
+            own.copy_(getattr(source.get_submodule(name), KINDS[kind].attribute))
             output = torch.cat([model(batch) for batch in images.split(batch_size)])
             found.append(np.nanmean(foreground_dice(output, data)))
             own.copy_(before)
@@ -76,7 +76,7 @@ def usual(target: nn.Module, source: nn.Module, data: Samples, batch_size: int) 
     model, found = copy.deepcopy(target), []
     loader = DataLoader(TensorDataset(data.images, data.masks), batch_size)
     for kind, name in live(target, data):
-        state, key = target.state_dict(), f"{name}.{KINDS[kind][1]}"
+        state, key = target.state_dict(), f"{name}.{KINDS[kind].attribute}"
         model.load_state_dict(state | {key: source.state_dict()[key]})
         scores = []
         with torch.no_grad():
