@@ -371,7 +371,8 @@ def judge(
             raise OptionError(f"device {device}: expected one that is there, found none; take cpu") from error
     judged = verdict.judge(
         networks.pop(None), networks, _called(data, found) if callable(found) else found,
-        kinds=kinds.split(",") if kinds else ALL, score=_imported(score) if score and ":" in score else score,
+        kinds=kinds.replace(" ", "").split(",") if kinds else ALL,
+        score=_imported(score) if score and ":" in score else score,
         tolerance=verdict.TOLERANCE if tolerance is None else tolerance, progress=True, **options,
     )  # fmt: skip
     click.echo(str(judged))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -93,6 +94,11 @@ def check_module(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise NetworkError(
             f"expected a torch.nn.Module, found {type(model).__name__}; load a state dict into its network"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise NetworkError(
+            f"expected a torch.nn.Module, found TorchScript ({type(model).__name__}), whose layers can't be taken "
+            "apart; build the network, and load state_dict() of this into it"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 import re
 import warnings
@@ -24,7 +25,7 @@ from prr.errors import NetworkError, OptionError
 
 class _AllBuffers(type):
     def __instancecheck__(cls, module: object) -> bool:
-        return {"weight", "bias", "running_mean", "running_var"} <= getattr(module, "_buffers", {}).keys()
+        return {"weight", "bias", "running_mean", "running_var"} <= set(getattr(module, "_buffers", {}))
 
 
 class FrozenBatchNorm(metaclass=_AllBuffers):
@@ -199,6 +200,9 @@ def names_of(model: nn.Module) -> dict[int, set[str]]:
     return names
 
 
+READING = {"item", "tolist", "numpy", "__array__", "__float__", "__int__", "__bool__", "__index__"}  # give no tensor
+
+
 def used(model: nn.Module, batches: Iterable[Tensor], watched: Collection[int]) -> dict[int, int]:
     """How often each tensor, by its id, enters an operation of a forward pass at most; in order of first use.
 
@@ -210,7 +214,8 @@ def used(model: nn.Module, batches: Iterable[Tensor], watched: Collection[int]) 
 
         def __torch_function__(self, function, types, arguments=(), options=None):
             result = function(*arguments, **(options or {}))
-            if isinstance(result, (Tensor, tuple, list)):  # not a question such as weight.dtype
+            read = getattr(function, "__name__", "") in READING
+            if read or isinstance(result, (Tensor, tuple, list)):  # not a question such as weight.dtype
                 for value in _flat((arguments, options)):
                     if id(value) in watched:
                         count[id(value)] = count.get(id(value), 0) + 1
@@ -284,7 +289,7 @@ def _remedy(model: nn.Module, example: Any) -> str:
 
 def device_of(model: nn.Module) -> torch.device:
     """Where the network's parameters lie."""
-    return next(model.parameters()).device
+    return next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
 
 
 def tensor(model: nn.Module, kind: str, name: str) -> Tensor:

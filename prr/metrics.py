@@ -50,7 +50,7 @@ def check_count(output: Tensor, targets: Tensor) -> None:
     if output.ndim == 0 or len(output) != len(targets):
         raise DataError(
             f"output: expected one for each of {len(targets)} images, found {tuple(output.shape)}; the first axis has "
-            "to count images"
+            "to count images, also of a single one: squeeze(-1), not squeeze()"
         )
 
 
@@ -215,7 +215,7 @@ def _labels_of_each(data: Data, classes: int, ignore: int | None) -> Tensor:
 
 def _check_numbers(output: Tensor, data: Data) -> None:
     """What R2 asks: a number for each target, and targets that differ."""
-    if output[0].numel() != data.masks[0].numel():
+    if [size for size in output.shape[1:] if size > 1] != [size for size in data.masks.shape[1:] if size > 1]:
         raise DataError(
             f"r2: expected an output {tuple(data.masks.shape)}, as the targets, found "
             f"{(len(data.masks), *output.shape[1:])}; labels have to be whole numbers"
@@ -226,7 +226,8 @@ def _check_numbers(output: Tensor, data: Data) -> None:
 
 def _count_squares(output: Tensor, truth: Tensor) -> Tensor:
     """Mean square error (n,) of each image."""
-    return _mean_of_each((output.double().reshape(truth.shape) - truth.double()).square())
+    error = _mean_of_each((output.double().reshape(truth.shape) - truth.double()).square())
+    return error.nan_to_num(nan=torch.inf)  # as wrong as can be
 
 
 def _explained(error: Tensor, data: Data) -> np.ndarray:

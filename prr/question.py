@@ -14,13 +14,16 @@ from torch import Tensor, nn
 
 from prr.copies import copied, effective
 from prr.errors import DataError, JobError, NetworkError, OptionError
-from prr.graph.outputs import Path, path_of, select, words
-from prr.graph.passes import captured, keeps_state, last_operations, own_random_numbers, reached
-from prr.layers import device_of, forward, live_table, tensor
-from prr.metrics import SCORES, Counted, Score, classes_of, read_as
+from prr.graph.outputs import Path, path_of, select, tensors_of, words
+from prr.graph.passes import captured, keeps_state, last_operations, own_random_numbers, patched, reached
+from prr.graph.state import restored
+from prr.graph.suffix import alike
+from prr.layers import device_of, entries, forward, live_table, tensor
+from prr.metrics import SCORES, Counted, Score, check_count, classes_of, read_as
 from prr.samples import Data, Samples, samples
 
 PROBABILITY = {"sigmoid", "hardsigmoid", "softmax"}  # operations that give probabilities
+LOGARITHMS = {"logsigmoid", "log_sigmoid", "log_softmax", "log"}  # and their logarithms
 
 
 class Question(NamedTuple):
@@ -114,16 +117,24 @@ def _found(
     target: nn.Module, data: Data, score: str | Score | None, output: str | int | Path | None, ignore_index: int | None,
     threshold: float | None, batch_size: int,
 ) -> Question:  # fmt: skip
+    if functions := patched(target):
+        raise NetworkError(
+            f"{type(target).__name__}: {', '.join(functions)} has a function that refers to a module of its own, so a "
+            "copy would go on calling the original; make it a method of the class"
+        )
     model = copied(target).eval()
+    list(entries(model))  # refuses tensors that are no plain numbers
     first = next(_batches(model, data, batch_size))
     raw = forward(copied(model), first)
     path = path_of(raw, output, lambda found: fits(found, data.masks))
     found = select(raw, path)
+    check_count(found, first)
     score, data = recognised(found, data, score, ignore_index)
     threshold = _threshold(found, score, threshold, lambda: last_operations(model, first))
     if isinstance(score, Counted) and score.name != "r2" and (threshold or ignore_index is not None):
         score = read_as(score, threshold or 0.0, ignore_index)
     stateful = keeps_state(model, first, path)
+    _check_copy(target, model, first)
     table = _reached_table(model, data, path, stateful, batch_size)
     hooked = captured(target)
     if not table["reached"].any() or (hooked and not table.loc[table["live"], "reached"].all()):
@@ -135,13 +146,28 @@ def _found(
     return Question(data, score, path, threshold, classes_of(found), stateful, table)
 
 
+def _check_copy(target: nn.Module, model: nn.Module, images: Tensor) -> None:
+    """Refuse a network whose copies answer otherwise, for they read what only the original's hooks write."""
+    part = images[: (len(images) + 1) // 2]
+    found = tensors_of(forward(copied(model), part))
+    with restored(target):
+        own = tensors_of(forward(target.eval(), part))
+        same = own.keys() == found.keys() and all(
+            own[path].shape == found[path].shape and alike(found[path], own[path]) for path in own
+        )
+    if not same:
+        raise NetworkError(
+            f"{type(target).__name__}: a copy gives another output than the network itself, for a hook or a function "
+            "of it keeps results outside, in a dict perhaps; keep them on the module that reads them"
+        )
+
+
 def _reached_table(model: nn.Module, data: Data, path: Path, stateful: bool, batch_size: int) -> pd.DataFrame:
     table = live_table(model, _batches(model, data, batch_size))
     pairs = table.loc[table["live"], ["kind", "name"]].itertuples(index=False, name=None)
     own = [tensor(model, *pair) for pair in pairs]
-    table["reached"] = False
-    table.loc[table["live"], "reached"] = reached(model, own, _batches(model, data, batch_size), path, stateful)
-    return table
+    found = iter(reached(model, own, _batches(model, data, batch_size), path, stateful) if own else [])
+    return table.assign(reached=[live and next(found) for live in table["live"]])
 
 
 def _batches(model: nn.Module, data: Data, batch_size: int) -> Iterator[Tensor]:
@@ -157,10 +183,11 @@ def _threshold(output: Tensor, score: Score, threshold: float | None, ends: Call
     if threshold is not None or not single:
         return threshold
     least, most = (each.item() for each in output.float().aminmax())
-    if least < 0 or most > 1:
-        return 0.0
-    if PROBABILITY.intersection(ends()):
+    *before, last = ["", "", *ends()]
+    if last in PROBABILITY:
         return 0.5
+    if (least < 0 or most > 1) and last not in LOGARITHMS and not PROBABILITY.intersection(before):
+        return 0.0
     raise DataError(
         f"output: expected logits, or probabilities from a sigmoid at the end, found numbers from {least:.3g} to "
         f"{most:.3g}, which may be either; say threshold=0 for logits, threshold=0.5 for probabilities"
@@ -191,7 +218,7 @@ def fits(output: Tensor, targets: Tensor) -> bool:
     if output.ndim == 0 or len(output) > len(targets):
         return False
     inner, places = tuple(targets.shape[1:]), tuple(output.shape[2:])
-    return inner in (tuple(output.shape[1:]), places, (1, *places))
+    return inner in (tuple(output.shape[1:]), places, (1, *places), (*places, 1))
 
 
 def recognised(output: Tensor, data: Data, score: str | Score | None, ignore: int | None) -> tuple[Score, Data]:
@@ -226,8 +253,8 @@ def labels_of(data: Data, output: Tensor, ignore: int | None) -> tuple[Tensor | 
     """
     targets, single = data.masks, output.ndim == 1 or output.shape[1] == 1
     inner, places = tuple(targets.shape[1:]), tuple(output.shape[2:])
-    if inner in (places, (1, *places)):
-        targets = targets if inner == places else targets[:, 0]
+    if inner in (places, (1, *places), (*places, 1)):
+        targets = targets if inner == places else targets[:, 0] if inner[0] == 1 else targets[..., 0]
         return _single_class(targets, data, ignore) if single else _classes(targets)
     if inner == tuple(output.shape[1:]):
         return _by_channel(targets)
@@ -258,7 +285,9 @@ def _single_class(targets: Tensor, data: Data, ignore: int | None) -> tuple[Tens
         if set(values.tolist()) <= {0, 1}:
             return labels, ""
         if values.tolist() == [0, 255]:
-            return labels, "0 and 255 for an output of one class: divide by 255, or leave 255 out, ignore_index=255"
+            return labels, "0 and 255 for an output of one class: divide them by 255"
+        if values.tolist() == [-1, 1]:
+            return labels, "-1 and 1 for an output of one class: pass (targets + 1) // 2"
         return labels, f"{values[0]:g} to {values[-1]:g} for an output of one class; {_settled_by(targets)}"
     if values[0] < 0 or values[-1] > 1 or _repeats_images(data):
         return None, ""
@@ -273,7 +302,10 @@ def _by_channel(targets: Tensor) -> tuple[Tensor | None, str]:
     if zero_or_one and (total == 1).all():
         return targets.long().argmax(1), ""
     if zero_or_one or not targets.is_floating_point():
-        return None, 'several labels for one place; pass a score of your own, or say score="r2" where they are numbers'
+        return None, (
+            "several labels for one place; an output of one class keeps its axis, (n, 1, ...); else pass a score of "
+            'your own, or say score="r2" where they are numbers'
+        )
     if (targets >= 0).all() and torch.allclose(total, torch.ones_like(total), atol=1e-3):
         return targets.argmax(1), f"shares of classes, soft labels perhaps; {_settled_by(total)}"
     return None, ""

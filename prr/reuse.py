@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from prr.bn import recalibrate
 from prr.copies import copied, effective
-from prr.errors import DataError, NetworkError, OptionError
+from prr.errors import DataError, NetworkError, OptionError, PrrError
 from prr.graph.outputs import Path, path_of, select
 from prr.graph.state import restored
 from prr.graph.suffix import Change, Suffixes, Whole, outputs_of
@@ -497,12 +497,12 @@ def scores(
     """
     data, score = question.data, question.score
     if not isinstance(score, Counted):
-        score = Counted("", check=lambda *_: None, count=lambda output, _: output, combine=score)
-    example = data.images[:1].to(device_of(model))
-    with torch.inference_mode(), restored(model) if question.keeps_state else contextlib.nullcontext():
+        score = Counted("", check=lambda *_: None, count=lambda output, _: output, combine=_own(score))
+    example = data.images[:2].to(device_of(model))  # two, for what looks at one alone may be another shape
+    with torch.inference_mode(), restored(model):
         output = select(model(example.clone()), question.path)
         score.check(output, data)
-        numbers = score.count(output, data.masks[:1].to(output.device))
+        numbers = score.count(output, data.masks[:2].to(output.device))[:1]
     size = max(1, KEPT // (len(data.images) * numbers.numel() * numbers.element_size()))
     found = []
     for first in range(0, max(len(changes), 1), size):
@@ -551,6 +551,25 @@ def values(model: nn.Module, data: Data | Question, score: Score | None = None, 
     """Score (patients,) of a network as it is in eval mode; see `scores` and `prr.question.ask`."""
     question = ask(model, data, score, batch_size=batch_size)
     return scores(copied(effective(model)).eval(), [], question, batch_size)[0]
+
+
+def _own(score: Score) -> Callable[[Tensor, Data], np.ndarray]:
+    """A reader's own score; whatever it raises is said in a line."""
+
+    def combined(output: Tensor, data: Data) -> np.ndarray:
+        try:
+            found = score(output, data)
+            return np.asarray(found.double().cpu() if isinstance(found, Tensor) else found, dtype=float)
+        except PrrError:
+            raise
+        except Exception as error:
+            name = getattr(score, "__name__", type(score).__name__)
+            raise DataError(
+                f"score: {name} failed with {type(error).__name__}: {error}; it is given the output (n, ...) and data "
+                "with images, masks (the targets) and patient, and returns one number for each patient"
+            ) from error
+
+    return combined
 
 
 def _values(result: Any, data: Data) -> np.ndarray:

@@ -54,6 +54,7 @@ def samples(data: Data | tuple | list | Dataset | DataLoader) -> Data:
                 f"them, or images, masks and patient as attributes; found {_described(data)}"
             )
         units = [torch.arange(len(each)) for each in data[:1] if isinstance(each, Tensor) and each.ndim]
+        data = [each.detach() if isinstance(each, Tensor) and each.requires_grad else each for each in data]
         data = Samples(*data) if len(data) == 3 else Samples(*data, *(units or [None]))
     check_data(data)
     return data
@@ -69,6 +70,8 @@ def check_data(data: Data) -> None:
         value = getattr(data, name, None)
         if not isinstance(value, Tensor):
             raise DataError(f"data.{name}: expected a torch tensor, found {type(value).__name__}")
+        if value.is_meta or (value.is_complex() and name != "images") or value.layout != torch.strided:
+            raise DataError(f"data.{name}: expected plain numbers, found {value.dtype}, {value.layout}, {value.device}")
         if value.ndim == 0 or len(value) != len(data.images) or (name == "patient" and value.ndim > 1):
             raise DataError(
                 f"data.{name}: expected one for each of {len(data.images)} images, found {tuple(value.shape)}"

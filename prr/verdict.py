@@ -153,7 +153,7 @@ class Verdict:
         Returns:
             DataFrame[kind, layer, name, parameter, action]: `parameter` as in `named_parameters()` or
             `named_buffers()`, for an optimiser's groups. reuse: the pairs that pass together, the largest set of them
-            that was tried; recalibrate: the other RM and RV, or all, where the set passes with recalibration only;
+            that was tried; recalibrate: all RM and RV, where the set passes with recalibration only, or none does;
             retrain: the rest, and what never runs or is not comparable; everything, where the target is too weak.
         """
         passed = self.joint[self.joint["verdict"] == REUSABLE].sort_values(["layers", "recalibrated"])
@@ -163,7 +163,8 @@ class Verdict:
         taken = pd.MultiIndex.from_frame(self.pairs[["kind", "name"]]).isin(
             pd.MultiIndex.from_frame(kept[["kind", "name"]])
         )
-        estimated = statistics & self.pairs["live"] & (~taken | largest["recalibrated"].any()) & (not self.too_weak)
+        anew = not self.too_weak and (largest.empty or largest["recalibrated"].any())
+        estimated = statistics & self.pairs["live"] & anew
         names = [full_name(kind, name) for kind, name in self.pairs[["kind", "name"]].itertuples(index=False)]
         actions = np.select([estimated, taken], ["recalibrate", "reuse"], "retrain")
         return self.pairs[["kind", "layer", "name"]].assign(parameter=names, action=actions)
@@ -226,7 +227,8 @@ class Verdict:
         tables = {"plan": self.plan(), "not_judged": self.not_judged()}
         tables |= {name: value for name, value in vars(self).items() if isinstance(value, pd.DataFrame)}
         facts = {"answer": str(self)} | {name: value for name, value in vars(self).items() if name not in tables}
-        return json.dumps(facts | {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()})
+        records = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
+        return json.dumps(_finite(facts | records), allow_nan=False)
 
     def _answer(self) -> str:
         score = self.score
@@ -407,6 +409,8 @@ def _swept(
     for name in named:
         table = sweep(target, sources[name], question, **options)
         table = table[_shared_by_all(target, sources, table)].reset_index(drop=True)
+        if table.empty:
+            continue
         found[name] = table.merge(rmse(target, sources[name]), how="left")
     if not any(table["kind"].isin(KERNELS).any() for table in found.values()):
         raise NetworkError(
@@ -425,6 +429,8 @@ def _judged(swept: pd.DataFrame, tolerance: float, standing: dict[str, Any]) -> 
 
 def _check_case(sources: dict, kinds: Sequence[str], share: float, tolerance: float, seed: int, policy: str) -> None:
     """Refuse a case that can't be judged."""
+    if strange := [name for name in sources if not isinstance(name, str)]:
+        raise OptionError(f"sources {strange}: expected names as text")
     if policy not in POLICIES:
         raise OptionError(f"policy={policy!r}: expected one of {', '.join(POLICIES)}")
     if not sources or not {*KERNELS} & {*kinds} or not 0 < share <= 1 or not tolerance >= 0 or seed < 0:
@@ -592,6 +598,16 @@ def largest_joint_set(
             passing, failing = (middle, failing) if passes(middle) else (passing, middle)
     columns = ["layers", "recalibrated", "score", "drop", "low", "high"]
     return layer_verdicts(pd.DataFrame(rows, columns=columns), tolerance)
+
+
+def _finite(value: Any) -> Any:
+    """What JSON can hold: None for NaN and infinity, numbers of Python for numpy's."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _in_order(layers: pd.DataFrame) -> pd.DataFrame:

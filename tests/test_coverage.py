@@ -156,7 +156,8 @@ def test_a_sweep_is_the_loop_that_a_reader_would_write(name):
     swept = prr.sweep(target, source, (images, truth), score=closeness)
     found = {full_name(row.kind, row.name): row.score for row in swept.itertuples()}
     assert found == pytest.approx(rows, rel=1e-5, abs=1e-9)
-    assert (prr.sweep(target, copy.deepcopy(target), (images, truth), score=closeness)["drop"] == 0).all()
+    itself = prr.sweep(target, copy.deepcopy(target), (images, truth), score=closeness)["drop"]
+    assert (itself.abs() <= (1e-12 if name == "gru" else 0)).all()  # whose rounding depends on where a tensor lies
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -1,6 +1,7 @@
 """What is asked of a network: the score, the targets, the output, the layers that it depends on. Or a refusal."""
 
 import copy
+import functools
 from collections import namedtuple
 
 import numpy as np
@@ -117,10 +118,10 @@ SOFT = r'soft labels perhaps; say score="{}" where they are labels, score="r2" f
         (passes, IMAGES, torch.stack([0.3 * torch.ones(6, 5, 5), 0.7 * torch.ones(6, 5, 5)], 1), SOFT.format("dice")),
         (logit, POINTS, torch.arange(24.0), r'0 to 23 for an output of one class; say score="accuracy"'),
         (logit, POINTS, torch.arange(24), "0 to 23 for an output of one class"),
-        (logit, POINTS, PRESENT * 2 - 1, "-1 to 1 for an output of one class"),
-        (one_map, IMAGES, MAPS * 255, r"0 and 255 for an output of one class: divide by 255, or .*ignore_index=255"),
+        (logit, POINTS, PRESENT * 2 - 1, r"-1 and 1 for an output of one class: pass \(targets \+ 1\) // 2"),
+        (one_map, IMAGES, MAPS * 255, "0 and 255 for an output of one class: divide them by 255"),
         (one_map, IMAGES, (MAPS * 255.0)[:, None], "0 and 255"),
-        (passes, IMAGES, torch.ones(6, 2, 5, 5), "several labels for one place; pass a score of your own"),
+        (passes, IMAGES, torch.ones(6, 2, 5, 5), "several labels for one place; an output of one class keeps its axis"),
         (passes, IMAGES, (IMAGES > 0).float(), "several labels for one place"),
     ],
 )
@@ -412,7 +413,7 @@ def test_a_hook_that_refers_to_another_network_is_refused_by_name():
 
     model = Hooked().eval()
     model(POINTS)
-    with pytest.raises(NetworkError, match=r"depends on the layers that run, found none: body keeps what an earlier"):
+    with pytest.raises(NetworkError, match="a copy gives another output than the network itself"):
         prr.sweep(model, Hooked().eval(), (POINTS, 3 * POINTS))
 
 
@@ -490,3 +491,203 @@ def test_statistics_of_a_norm_are_on_the_way_to_the_output_without_asking_each_o
     model = nn.Sequential(nn.Conv2d(2, 2, 1), norm, nn.Conv2d(2, 2, 1))
     monkeypatch.setattr("prr.graph.passes.changed", None)
     assert ask(model, (IMAGES, CLASSES)).table["reached"].all()
+
+
+# ------------------------------------------------------------------- what copies may get wrong
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(1, 4), nn.Linear(4, 1)
+
+    def forward(self, x):
+        return self.b(self.a(x).relu())
+
+
+class Cached(Small):
+    """Keeps a weight that it has computed in its first pass."""
+
+    weight = None
+
+    def forward(self, x):
+        if self.weight is None:
+            self.weight = self.b.weight * 2
+        return functional.linear(self.a(x).relu(), self.weight, self.b.bias)
+
+
+class Buffered(Small):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("weight", None, persistent=False)
+
+    forward = Cached.forward
+
+
+class Lazy(Small):
+    def forward(self, x):
+        return self.b(self.a(x).relu()) * self.scale
+
+    @functools.cached_property
+    def scale(self):
+        return self.b.bias.abs() + 1
+
+
+def by_hand(target, source, data, score):
+    """A sweep as a reader would write it."""
+    found = {}
+    for name, value in source.state_dict().items():
+        model = copy.deepcopy(target)
+        model.load_state_dict({name: value}, strict=False)
+        with torch.no_grad():
+            found[name] = score(model(data[0]), data[1])
+    return found
+
+
+def closeness(output, data):
+    truth = getattr(data, "masks", data)
+    return -(output.double() - truth).square().flatten(1).mean(1).numpy()
+
+
+@pytest.mark.parametrize("kind", [Cached, Buffered, Lazy])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_weights_that_are_computed_once_and_kept_follow_the_transplant(kind, hidden):
+    torch.manual_seed(0)
+    target, source = kind().eval(), kind().eval()
+    if hidden:  # from torch.fx
+        target.a.register_forward_hook(lambda *_: None)
+    expected = by_hand(target, source, (POINTS, 3 * POINTS), closeness)
+    swept = prr.sweep(target, source, (POINTS, 3 * POINTS), score=closeness, batch_size=5)
+    names = {"a.weight", "a.bias", "b.weight", "b.bias"}
+    found = {prr.layers.full_name(row.kind, row.name): row.score for row in swept.itertuples()}
+    assert found == pytest.approx({name: expected[name].mean() for name in names}, rel=1e-5)
+
+
+def test_a_statistic_of_the_first_batch_is_no_part_of_the_network():
+    class First(Small):
+        mean = None
+
+        def forward(self, x):
+            if self.mean is None:
+                self.mean = x.mean()
+            return self.b(self.a(x - self.mean).relu())
+
+    assert ask(First(), (POINTS, 3 * POINTS), batch_size=7).keeps_state
+
+
+@pytest.mark.parametrize("way", ["a dict in a closure", "a default"])
+def test_what_only_the_originals_hooks_write_is_not_scored(way):
+    class Outside(Small):
+        def __init__(self):
+            super().__init__()
+            kept = {"a": torch.zeros(24, 4)}
+            self.kept = kept
+            if way == "a default":
+                self.a.register_forward_hook(lambda m, i, output, own=self: own.kept.update(a=output))
+            else:
+                self.a.register_forward_hook(lambda m, i, output: kept.update(a=output))
+
+        def forward(self, x):
+            self.a(x)
+            return self.b(self.kept["a"].relu())
+
+    target = Outside().eval()
+    target(POINTS)
+    with pytest.raises(NetworkError, match="a copy gives another output than the network itself"):
+        prr.judge(target, Outside().eval(), (POINTS, 3 * POINTS))
+
+
+def test_a_function_that_calls_the_original_is_refused_by_its_module():
+    target = Small().eval()
+    old = target.a.forward
+    target.a.forward = lambda x: 2 * old(x)
+    with pytest.raises(NetworkError, match="Small: a has a function that refers to a module of its own"):
+        prr.sweep(target, Small(), (POINTS, 3 * POINTS))
+
+
+@pytest.mark.parametrize(
+    ("read", "live"),
+    [(torch.Tensor.item, True), (float, True), (lambda k: float(k.detach().numpy()), True), (torch.numel, False)],
+)
+def test_a_number_that_is_read_out_of_a_tensor_counts_as_use(read, live):
+    class Reads(Small):
+        def __init__(self):
+            super().__init__()
+            self.k = nn.Parameter(torch.tensor(1.5))
+
+        def forward(self, x):
+            return super().forward(x) * read(self.k)
+
+    torch.manual_seed(0)
+    target, source = Reads().eval(), Reads().eval()
+    source.k.data.fill_(0.5)
+    swept = prr.sweep(target, source, (POINTS, 3 * POINTS), score=closeness).set_index("name")
+    assert ("k" in swept.index) is live
+    if live:
+        expected = by_hand(target, source, (POINTS, 3 * POINTS), closeness)
+        assert swept.loc["k", "score"] == pytest.approx(expected["k"].mean())
+
+
+@pytest.mark.parametrize(
+    ("then", "threshold"),
+    [
+        (functional.logsigmoid, None),
+        (lambda x: 100 * torch.sigmoid(x), None),
+        (lambda x: torch.sigmoid(x).squeeze(-1), 0.5),
+        (lambda x: x * torch.sigmoid(x).abs(), None),
+        (lambda x: x, 0.0),
+    ],
+)
+def test_a_threshold_is_told_from_the_end_of_the_network_or_asked_for(then, threshold):
+    model = Plain(lambda x: then(logit(x)))
+    if threshold is None:
+        with pytest.raises(DataError, match="say threshold=0 for logits"):
+            ask(model, (POINTS, PRESENT))
+    else:
+        assert ask(model, (POINTS, PRESENT)).threshold == threshold
+
+
+def test_an_output_that_is_no_number_is_as_wrong_as_can_be():
+    model = Plain(lambda x: x + 0 * torch.log(x + 1))
+    assert np.isneginf(values(model, (POINTS, 3 * POINTS), "r2")).any()
+
+
+@pytest.mark.parametrize("shape", [(24, 3, 4, 5), (24, 4, 5, 3)])
+def test_numbers_laid_out_otherwise_are_refused(shape):
+    images = torch.randn(24, 3, 4, 5)
+    targets = torch.randn(shape)
+    if shape == images.shape:
+        assert ask(Plain(), (images, targets)).score is prr.metrics.r2
+    else:
+        with pytest.raises(DataError, match="r2: expected an output"):
+            values(Plain(), (images, targets))
+
+
+@pytest.mark.parametrize("score", [lambda output: 1.0, lambda output, data: {}[0], lambda output, data: "good"])
+def test_a_score_of_ones_own_that_fails_says_what_it_is_given(score):
+    with pytest.raises(DataError, match=r"score: <lambda> failed with .* it is given the output"):
+        values(Plain(), (POINTS, 3 * POINTS), score)
+
+
+def test_an_output_without_a_first_axis_for_one_image_is_told():
+    model = Plain(lambda x: logit(x).squeeze())
+    assert values(model, (POINTS, PRESENT)).tolist() == [1.0] * 24
+    with pytest.raises(DataError, match=r"squeeze\(-1\), not squeeze\(\)"):
+        values(model, (POINTS, PRESENT), batch_size=1)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated")
+@pytest.mark.parametrize(
+    "make",
+    [lambda: nn.ReLU(), lambda: torch.jit.script(nn.Linear(1, 1)), lambda: nn.Linear(1, 1, device="meta")],
+    ids=["nothing", "torchscript", "meta"],
+)
+def test_what_is_no_network_of_numbers_is_refused_in_one_line(make):
+    with pytest.raises(NetworkError) as refusal:
+        prr.judge(make(), make(), (POINTS, 3 * POINTS))
+    assert "\n" not in str(refusal.value)
+
+
+def test_targets_with_gradients_are_numbers_like_others():
+    model = Small()
+    assert values(model, (POINTS, model(POINTS)), "r2").mean() > 0.9

@@ -416,7 +416,7 @@ def test_statistics_of_a_layer_that_never_runs_are_retrained_whatever_is_judged(
     model = nn.ModuleDict({"body": target, "spare": nn.BatchNorm2d(2)})
     model.forward = model["body"].forward
     plan = judge(model, copy.deepcopy(model), Patients, score=closeness, kinds=["W"]).plan().set_index(["kind", "name"])
-    assert plan.loc[("RM", "body.1"), "action"] == "recalibrate"
+    assert plan.loc[("RM", "body.1"), "action"] == "retrain"  # the kernels passed as they are, with the model's own
     assert plan.loc[("RM", "spare"), "action"] == "retrain"
 
 
@@ -673,3 +673,22 @@ def test_what_is_not_judged_is_counted_by_reason(labelled):
     assert f"Judged are {share:.1%} of its numbers" in verdict.headline()
     assert "never run 110" in verdict.headline()
     assert "The networks share every" not in verdict.to_html()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_plan_is_the_set_that_was_scored(seed):
+    """Applied, and recalibrated where it says so, it scores what the verdict says of it."""
+    torch.manual_seed(seed)
+    target = classifier(0)
+    data = IMAGES, target(IMAGES).argmax(1)
+    source = noisy_copy(target, 0.05, seed)
+    source[1].running_mean += 0.3
+    verdict = judge(target, source, data, tolerance=0.3)
+    plan = verdict.plan()
+    model = prr.apply_plan(target, source, plan).eval()
+    anew = "recalibrate" in set(plan["action"])
+    model = recalibrate(model, IMAGES) if anew else model
+    passed = verdict.joint[(verdict.joint["verdict"] == REUSABLE) & (verdict.joint["recalibrated"] == anew)]
+    expected = passed.sort_values("layers")["score"].iloc[-1] if len(passed) else None
+    if "reuse" in set(plan["action"]):
+        assert (model(IMAGES).argmax(1) == data[1]).double().mean().item() == pytest.approx(expected)

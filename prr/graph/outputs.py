@@ -65,7 +65,7 @@ def path_of(
     tensors = tensors_of(output)
     shapes = ", ".join(f"{words(path)} {tuple(value.shape)}" for path, value in tensors.items())
     if asked is not None:
-        path = asked if isinstance(asked, tuple) else (asked,)
+        path = tuple(asked) if isinstance(asked, tuple | list) else (asked,)
         if path not in tensors:
             raise OptionError(f"output={asked!r}: expected one of {shapes}")
         return path

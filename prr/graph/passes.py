@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -61,11 +62,30 @@ def own_random_numbers(model: nn.Module) -> Iterator[None]:
 
 
 def _repeats(model: nn.Module, images: Tensor, path: Path, around: Callable) -> bool:
-    probe, outputs = copied(model), []
-    for _ in range(2):
-        with around(probe) if around is restored else around():
-            outputs.append(select(forward(probe, images), path).clone())
-    return outputs[0].shape == outputs[1].shape and alike(*outputs)
+    """Whether a batch gives the same output in a fresh network, after itself, and after another batch."""
+    outputs = []
+    for batches in ((images, images), (images[: len(images) // 2], images)):
+        probe = copied(model)
+        for batch in batches:
+            if len(batch):
+                with around(probe) if around is restored else around():
+                    outputs.append(select(forward(probe, batch), path).clone())
+    first, second, last = outputs[0], outputs[1], outputs[-1]
+    return first.shape == second.shape == last.shape and alike(first, second) and alike(first, last)
+
+
+SHAPING = {
+    "squeeze",
+    "unsqueeze",
+    "view",
+    "reshape",
+    "flatten",
+    "getitem",
+    "__getitem__",
+    "clone",
+    "contiguous",
+    "permute",
+}
 
 
 class Event(NamedTuple):
@@ -124,7 +144,8 @@ def last_operations(model: nn.Module, images: Tensor, count: int = 3) -> list[st
         >>> last_operations(model, torch.zeros(1, 2), count=2)
         ['linear', 'sigmoid']
     """
-    return [event.function for event in _trail(copied(model), images)[-count:]]
+    events = [event.function for event in _trail(copied(model), images)]
+    return [function for function in events if function not in SHAPING][-count:]
 
 
 def reached(
@@ -201,7 +222,9 @@ def _stand_ins(model: nn.Module) -> dict[int, Tensor]:
         if held and isinstance(module, (_BatchNorm, _InstanceNorm)):
             added = torch.zeros((), device=device_of(model))
             found |= dict.fromkeys(held, added)
-            module.register_forward_hook(lambda _, inputs, output, added=added: output + added)
+            module.register_forward_hook(
+                lambda norm, inputs, output, added=added: output if norm.training else output + added
+            )
     return found
 
 
@@ -234,5 +257,33 @@ def captured(model: nn.Module) -> list[str]:
         name or "the network itself"
         for name, module in model.named_modules()
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-        if any(isinstance(cell.cell_contents, nn.Module) for cell in getattr(hook, "__closure__", None) or ())
+        if _refers_to_a_network(hook)
     ]
+
+
+def patched(model: nn.Module) -> list[str]:
+    """Modules with a function of their own, a forward perhaps, that refers to a network: copies go on calling that one.
+
+    Example:
+        >>> from prr.graph.passes import patched
+        >>> from torch import nn
+        >>> def doubled(module):
+        ...     old = module.forward
+        ...     module.forward = lambda x: 2 * old(x)
+        >>> model = nn.Sequential(nn.Linear(1, 1))
+        >>> doubled(model[0])
+        >>> patched(model)
+        ['0']
+    """
+    return [
+        name or "the network itself"
+        for name, module in model.named_modules()
+        if any(isinstance(each, FunctionType) and _refers_to_a_network(each) for each in vars(module).values())
+    ]
+
+
+def _refers_to_a_network(function: Callable) -> bool:
+    """Whether a function holds a module, or a method of one, in its closure or its defaults."""
+    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    held = [*cells, *(getattr(function, "__defaults__", None) or ())]
+    return any(isinstance(getattr(each, "__self__", each), nn.Module) for each in held)

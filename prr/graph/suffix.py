@@ -58,7 +58,8 @@ def outputs_of(
     if keeps_state:
         return Whole(model, changes, path, keeps_state)
     try:
-        return Suffixes(model, changes, example, path)
+        with restored(model):  # a network may keep weights that it has computed in its first pass
+            return Suffixes(model, changes, example, path)
     except (UntraceableError, torch.OutOfMemoryError):  # what all suffixes read may be more than one whole run needs
         return Whole(model, changes, path)
 
@@ -69,7 +70,7 @@ class Whole:
     threads = False  # a network may keep something on itself between two of its lines
 
     def __init__(self, model: nn.Module, changes: Sequence[Change], path: Path = (), keeps_state: bool = False):
-        self.variants = [model, *(changed(model, *change) for change in changes)]
+        self.variants = [shared_copy(model, {}), *(changed(model, *change) for change in changes)]
         self.path, self.keeps_state = path, keeps_state
 
     def __call__(self, images: Tensor) -> Iterator[Tensor]:
@@ -302,8 +303,15 @@ def _places(value: Any) -> Collection[int]:
 
 def changed(module: nn.Module, own: Tensor, new: Tensor) -> nn.Module:
     """A copy of a module with one tensor replaced, wherever it stands; all others are shared, not copied."""
+    if isinstance(own, nn.Parameter) and not isinstance(new, nn.Parameter):  # a network may ask
+        new = nn.Parameter(new, requires_grad=False)
+    return shared_copy(module, {id(own): new})
+
+
+def shared_copy(module: nn.Module, instead: dict[int, Tensor]) -> nn.Module:
+    """A copy of a module that shares its tensors, but for those that others, by id, stand for."""
     shared = {id(value): value for value in named_tensors(module).values()}
-    return copy.deepcopy(module, shared | {id(own): new})
+    return copy.deepcopy(module, shared | instead)
 
 
 def _node_of(output: Any, path: Path) -> tuple[Any, Path]:
