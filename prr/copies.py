@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -21,8 +22,10 @@ def copied(model: nn.Module) -> nn.Module:
         NetworkError: something in the network refuses to be copied: a generator, a lock, an open file; it is named.
     """
     # torch copies no tensor that a graph of gradients hangs on, such as features that a pass has left
-    results = (value for module in model.modules() for value in _tensors_in(dict(vars(module))) if not value.is_leaf)
-    known = {id(value): value.detach().clone() for value in results}
+    held = [value for module in model.modules() for value in _tensors_in(dict(vars(module)))]
+    known = {id(value): value.detach().clone() for value in held if not value.is_leaf}
+    # and one made in inference mode can't be written to, nor be part of a graph
+    known |= {id(value): _usual(value) for value in held if value.is_inference()}
     try:
         return copy.deepcopy(model, known)
     except Exception as error:  # whatever an object of the network's own says
@@ -31,6 +34,12 @@ def copied(model: nn.Module) -> nn.Module:
             f"{culprit}: expected what copy.deepcopy can copy, found: {error}; the network is judged in copies, so "
             "delete that attribute before, or keep it outside the network"
         ) from error
+
+
+def _usual(value: Tensor) -> Tensor:
+    """A copy that was not made in inference mode."""
+    copy_of = torch.empty_like(value, requires_grad=False).copy_(value)
+    return nn.Parameter(copy_of, value.requires_grad) if isinstance(value, nn.Parameter) else copy_of
 
 
 def _tensors_in(value: object) -> Iterator[Tensor]:
@@ -74,7 +83,8 @@ def effective(model: nn.Module) -> nn.Module:
         ['bias', 'weight']
     """
     check_module(model)
-    if not any(parametrize.is_parametrized(module) or _computed(module) for module in model.modules()):
+    usual = not any(value.is_inference() for value in itertools.chain(model.parameters(), model.buffers()))
+    if usual and not computes_weights(model):
         return model
     model = copied(model)
     for module in model.modules():
@@ -83,6 +93,11 @@ def effective(model: nn.Module) -> nn.Module:
         for remove, name in _computed(module):
             remove(module, name)
     return model
+
+
+def computes_weights(model: nn.Module) -> bool:
+    """Whether some weights of a network are computed from other tensors, see `effective`."""
+    return any(parametrize.is_parametrized(module) or _computed(module) for module in model.modules())
 
 
 def check_module(model: object) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from prr import page
-from prr.copies import effective
+from prr.copies import check_module, computes_weights, effective
 from prr.distance import rmse
 from prr.errors import NetworkError, OptionError
 from prr.graph.outputs import Path
@@ -357,8 +357,8 @@ def judge(
         numbers. The plan, from ours: reuse 4.
     """
     sources = source if isinstance(source, dict) else {"source": source}
-    _check_case(sources, kinds, share, tolerance, seed, policy)
-    computed = effective(target) is not target
+    _check_case(target, sources, kinds, share, tolerance, seed, policy)
+    computed = any(computes_weights(each) for each in (target, *sources.values()))
     target, sources = effective(target), {name: effective(each) for name, each in sources.items()}
     asked = {"output": output, "ignore_index": ignore_index, "threshold": threshold}
     question = ask(target, data, score, **asked, batch_size=batch_size)
@@ -377,12 +377,10 @@ def judge(
     ranked["drawn"] = ranked["source"] == drawn
     layers = swept[drawn]
     kernels = layers[layers["kind"].isin(KERNELS)]
-    scored = {"batch_size": batch_size, "before": before}
-    together = largest_joint_set(target, sources[plan_from], question, _in_order(layers), tolerance, scored)
+    options = {"batch_size": batch_size, "before": before}
+    together = largest_joint_set(target, sources[plan_from], question, _in_order(layers), tolerance, options)
     rest = pd.concat({name: incomparable(target, each) for name, each in sources.items()}, names=["network"])
-    judged = f"tolerance {tolerance:g}, at least {share:.0%} of the kernels"
-    judged += f", source drawn by seed {seed}" if policy == "drawn" else ""
-    judged += ", swept in bfloat16" if bfloat16 else ""
+    ways = [f"source drawn by seed {seed}"] * (policy == "drawn") + ["swept in bfloat16"] * bfloat16
     return Verdict(
         reusable_network=reusable_network(kernels, share),
         drawn=drawn,
@@ -397,7 +395,7 @@ def judge(
         score=standing,
         incomparable=rest.reset_index("network").reset_index(drop=True),
         notes=_notes(question, standing, computed),
-        made=_facts(target, question, judged),
+        made=_facts(target, question, [f"tolerance {tolerance:g}, at least {share:.0%} of the kernels", *ways]),
     )
 
 
@@ -427,8 +425,12 @@ def _judged(swept: pd.DataFrame, tolerance: float, standing: dict[str, Any]) -> 
     return table.assign(verdict=UNDECIDED) if is_weak(standing, tolerance) else table
 
 
-def _check_case(sources: dict, kinds: Sequence[str], share: float, tolerance: float, seed: int, policy: str) -> None:
+def _check_case(
+    target: nn.Module, sources: dict, kinds: Sequence[str], share: float, tolerance: float, seed: int, policy: str
+) -> None:
     """Refuse a case that can't be judged."""
+    for each in (target, *sources.values()):
+        check_module(each)
     if strange := [name for name in sources if not isinstance(name, str)]:
         raise OptionError(f"sources {strange}: expected names as text")
     if policy not in POLICIES:
@@ -508,14 +510,14 @@ def _notes(question: Question, score: dict[str, Any], computed: bool) -> list[st
     return [note for note, applies in notes.items() if applies]
 
 
-def _facts(target: nn.Module, question: Question, judged: str) -> dict[str, str]:
+def _facts(target: nn.Module, question: Question, judged: Sequence[str]) -> dict[str, str]:
     """{what: value}, where a verdict comes from."""
     device = device_of(target)
     return {
         "network": type(target).__name__,
         "score": question.named,
         "data": f"{len(question.data.images)} images, {len(question.data.patient.unique())} units",
-        "judged by": judged,
+        "judged by": ", ".join(judged),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else str(device),
         "versions": f"pr-rmse {version('pr-rmse')}, torch {torch.__version__}, Python {platform.python_version()}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -524,8 +526,11 @@ def _facts(target: nn.Module, question: Question, judged: str) -> dict[str, str]
 
 def _shared_by_all(target: nn.Module, sources: dict[str, nn.Module], swept: pd.DataFrame) -> list[bool]:
     """Which rows of a sweep every source could have given."""
-    for source in sources.values():
-        common(target, source)  # refuses NaN and strangers
+    for name, source in sources.items():
+        try:
+            common(target, source)  # refuses NaN and strangers
+        except NetworkError as error:
+            raise NetworkError(f"source {name}: {error}") from error
     shared = set.intersection(*(set(counterparts(target, source)) for source in sources.values()))
     return [pair in shared for pair in swept[["kind", "name"]].itertuples(index=False, name=None)]
 

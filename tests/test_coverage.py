@@ -291,3 +291,19 @@ def test_distances_know_every_kind_of_number(dtype):
 def test_a_batch_that_a_network_refuses_comes_with_the_remedy(model, images, message):
     with pytest.raises(NetworkError, match=message):
         prr.judge(model, model, (images, torch.arange(len(images)) % 2))
+
+
+def test_a_network_made_in_inference_mode_is_judged_like_another():
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        made = nn.Sequential(nn.Conv2d(4, 3, 1), nn.BatchNorm2d(3)).eval()
+    usual = nn.Sequential(nn.Conv2d(4, 3, 1), nn.BatchNorm2d(3)).eval()
+    usual.load_state_dict({name: value.clone() for name, value in made.state_dict().items()})
+    source = nn.Sequential(nn.Conv2d(4, 3, 1), nn.BatchNorm2d(3)).eval()
+    data = IMAGES, usual(IMAGES).argmax(1)
+    swept = [prr.sweep(each, source, data, score="accuracy") for each in (made, usual)]
+    assert swept[0].equals(swept[1])
+    assert prr.rmse(made, usual)["rmse"].sum() == 0
+    assert prr.rmse(usual, made)["rmse"].sum() == 0
+    assert made[0].weight.is_inference()
+    assert not any("computed from others" in note for note in prr.judge(made, source, data, score="accuracy").notes)
