@@ -76,7 +76,7 @@ def test_every_job_is_of_a_file_that_is_looked_at(tmp_path):
 def test_a_file_that_is_not_named_counts_too():
     """What decides nothing has to be named; all else is revised, a new file too."""
     assert {name.removeprefix("prr").removeprefix(".") for name in {"prr", *files()}} >= DECIDE_NONE
-    assert revisions("prr.bn") == dict.fromkeys(["bn", "layers"], 1)
+    assert revisions("prr.bn") == dict.fromkeys(["bn", "copies", "layers"], 1)
 
 
 def files() -> list[str]:
