@@ -255,6 +255,9 @@ def labels_of(data: Data, output: Tensor, ignore: int | None) -> tuple[Tensor | 
     inner, places = tuple(targets.shape[1:]), tuple(output.shape[2:])
     if inner in (places, (1, *places), (*places, 1)):
         targets = targets if inner == places else targets[:, 0] if inner[0] == 1 else targets[..., 0]
+        if output.ndim == 3 and output.shape[1] == output.shape[2] and inner == places:
+            labels, _ = _classes(targets)
+            return labels, f"as many classes as places, so the axes may be exchanged; {_settled_by(targets)}"
         return _single_class(targets, data, ignore) if single else _classes(targets)
     if inner == tuple(output.shape[1:]):
         return _by_channel(targets)

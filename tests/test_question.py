@@ -691,3 +691,10 @@ def test_what_is_no_network_of_numbers_is_refused_in_one_line(make):
 def test_targets_with_gradients_are_numbers_like_others():
     model = Small()
     assert values(model, (POINTS, model(POINTS)), "r2").mean() > 0.9
+
+
+def test_classes_that_are_as_many_as_places_may_lie_on_either_axis():
+    outputs, targets = torch.randn(6, 4, 4), torch.randint(4, (6, 4))
+    with pytest.raises(DataError, match='axes may be exchanged; say score="dice"'):
+        ask(Plain(), (outputs, targets))
+    assert ask(Plain(), (outputs, targets), "accuracy").score.name == "accuracy"
