@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from prr.copies import copied, effective
 from prr.errors import DataError, JobError, NetworkError, OptionError
-from prr.graph.outputs import Path, path_of, select, tensors_of, words
+from prr.graph.outputs import Path, path_of, select, words
 from prr.graph.passes import captured, keeps_state, last_operations, own_random_numbers, patched, reached
 from prr.graph.state import restored
 from prr.graph.suffix import alike
@@ -74,8 +74,9 @@ def ask(
 ) -> Question:
     """Find what is asked, and refuse what can't be answered.
 
-    The target runs on a batch, three times: to see its outputs, whether it repeats itself, and what of it they depend
-    on. Where some of its tensors don't show in that batch it runs on all images.
+    Copies of the target run on a batch, some times: to see its outputs, whether it repeats itself, and what of it they
+    depend on; on all images where some of its tensors don't show in that batch. The target itself runs once on half a
+    batch, so that a copy that answers otherwise is noticed: it is given back as it was, though its hooks have fired.
 
     Args:
         target: network that is judged; not changed.
@@ -134,7 +135,7 @@ def _found(
     if isinstance(score, Counted) and score.name != "r2" and (threshold or ignore_index is not None):
         score = read_as(score, threshold or 0.0, ignore_index)
     stateful = keeps_state(model, first, path)
-    _check_copy(target, model, first)
+    _check_copy(target, model, first, path)
     table = _reached_table(model, data, path, stateful, batch_size)
     hooked = captured(target)
     if not table["reached"].any() or (hooked and not table.loc[table["live"], "reached"].all()):
@@ -146,16 +147,13 @@ def _found(
     return Question(data, score, path, threshold, classes_of(found), stateful, table)
 
 
-def _check_copy(target: nn.Module, model: nn.Module, images: Tensor) -> None:
+def _check_copy(target: nn.Module, model: nn.Module, images: Tensor, path: Path) -> None:
     """Refuse a network whose copies answer otherwise, for they read what only the original's hooks write."""
     part = images[: (len(images) + 1) // 2]
-    found = tensors_of(forward(copied(model), part))
+    found = select(forward(copied(model), part), path)
     with restored(target):
-        own = tensors_of(forward(target.eval(), part))
-        same = own.keys() == found.keys() and all(
-            own[path].shape == found[path].shape and alike(found[path], own[path]) for path in own
-        )
-    if not same:
+        own = select(forward(target.eval(), part), path).clone()
+    if own.shape != found.shape or not alike(found, own):
         raise NetworkError(
             f"{type(target).__name__}: a copy gives another output than the network itself, for a hook or a function "
             "of it keeps results outside, in a dict perhaps; keep them on the module that reads them"

@@ -698,3 +698,8 @@ def test_classes_that_are_as_many_as_places_may_lie_on_either_axis():
     with pytest.raises(DataError, match='axes may be exchanged; say score="dice"'):
         ask(Plain(), (outputs, targets))
     assert ask(Plain(), (outputs, targets), "accuracy").score.name == "accuracy"
+
+
+def test_an_output_at_random_beside_the_scored_one_does_no_harm():
+    model = Plain(lambda x: {"out": torch.cat([-x, x], 1), "sample": torch.randn_like(x)})
+    assert ask(model, (POINTS, PRESENT)).path == ("out",)
