@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -83,7 +84,8 @@ def effective(model: nn.Module) -> nn.Module:
         ['bias', 'weight']
     """
     check_module(model)
-    usual = not any(value.is_inference() for value in itertools.chain(model.parameters(), model.buffers()))
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    usual = not any(value.is_inference() for value in tensors if not is_lazy(value))
     if usual and not computes_weights(model):
         return model
     model = copied(model)
