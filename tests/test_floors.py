@@ -21,9 +21,10 @@ distance question
 predictors donors reuse
 verdict
 figures
-data.slices data.anatomy
+data.labels data.anatomy
+data.slices data.plausible data.dicom data.nifti
 data.volumes
-data.textures data.acdc data.t1 data.rvsc
+data.textures data.acdc data.t1 data.rvsc data.nnunet
 data.phantom
 data.sets
 data

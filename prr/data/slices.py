@@ -1,16 +1,16 @@
-"""Labelled slices of cardiac MRI and their split by patient."""
+"""Labelled slices and their split by patient."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from prr.data.labels import LABELS, matched
 from prr.errors import DataError
 
-LABELS = {0: "background", 1: "RV cavity", 2: "myocardium", 3: "LV cavity"}
 TENSORS = {"images": (torch.float32, 4), "masks": (torch.uint8, 3), "patient": (torch.int64, 1)}  # type and axes
 
 
@@ -19,13 +19,15 @@ class Slices:
     """Images with their labels and patients; split by patient, never by slice.
 
     Args:
-        images: (n, 1, h, w) float32, finite.
-        masks: (n, h, w) uint8, labels 0 background, 1 RV cavity, 2 myocardium, 3 LV cavity.
+        images: (n, channels, h, w) float32, finite.
+        masks: (n, h, w) uint8, values of `labels` (or `ignore`).
         patient: (n,) int64, the number of the patient that each slice shows.
         spacing_mm: in-plane distance of pixel centres, mm.
         name: the data set, "ACDC" for one.
         held_out: patients of `validation`; None holds out half of them at random (seed 0).
         phantom: True if the images were made, not measured.
+        labels: {value in a mask: name}; by default 0 background, 1 RV cavity, 2 myocardium, 3 LV cavity.
+        ignore: value in masks of pixels that are not counted; None: all are.
 
     `train` and `validation` are Slices in turn, and final: `x.train.train` is all of `x.train`,
     `x.validation.validation` all of `x.validation`, while `x.train.validation` raises as an empty one does.
@@ -57,16 +59,20 @@ class Slices:
     name: str
     held_out: tuple[int, ...] | None = None
     phantom: bool = False
+    labels: Mapping[int, str] = field(default_factory=lambda: LABELS)
+    ignore: int | None = None
 
     def __post_init__(self) -> None:
-        for field, (dtype, axes) in TENSORS.items():
-            value = getattr(self, field)
+        for name, (dtype, axes) in TENSORS.items():
+            value = getattr(self, name)
             if not isinstance(value, Tensor) or value.dtype != dtype or value.ndim != axes:
                 found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-                raise DataError(f"{self.name}: {field}: expected a {dtype} tensor with {axes} axes, found {found}")
+                raise DataError(f"{self.name}: {name}: expected a {dtype} tensor with {axes} axes, found {found}")
         n, channels, height, width = self.images.shape
-        if n == 0 or channels != 1:
-            raise DataError(f"{self.name}: images: expected (n >= 1, 1, h, w), found {tuple(self.images.shape)}")
+        if n == 0 or channels == 0:
+            raise DataError(
+                f"{self.name}: images: expected (n >= 1, channels >= 1, h, w), found {tuple(self.images.shape)}"
+            )
         if self.masks.shape != (n, height, width) or self.patient.shape != (n,):
             raise DataError(
                 f"{self.name}: expected masks {(n, height, width)} and patient {(n,)} for images "
@@ -74,8 +80,11 @@ class Slices:
             )
         if not torch.isfinite(self.images).all():
             raise DataError(f"{self.name}: images: expected finite values, found NaN or infinity")
-        if self.masks.max() > max(LABELS):
-            raise DataError(f"{self.name}: masks: expected labels 0 to 3, found {int(self.masks.max())}")
+        if self.labels.get(0) is None or len(self.labels) < 2:
+            raise DataError(f"{self.name}: labels: expected {{0: 'background', 1: ...}}, found {dict(self.labels)}")
+        counted = self.masks if self.ignore is None else self.masks.where(self.masks != self.ignore, 0)
+        if counted.max() > max(self.labels):
+            raise DataError(f"{self.name}: masks: expected labels 0 to {max(self.labels)}, found {int(counted.max())}")
         if not self.spacing_mm > 0:
             raise DataError(f"{self.name}: spacing_mm: expected more than 0, found {self.spacing_mm}")
         if self.held_out is not None:
@@ -83,6 +92,11 @@ class Slices:
             if strangers := set(held_out) - set(self.patient.tolist()):
                 raise DataError(f"{self.name}: held_out: expected patients of these slices, found {sorted(strangers)}")
             object.__setattr__(self, "held_out", held_out)
+
+    @property
+    def classes(self) -> int:
+        """How many outputs a network needs for these labels, background among them."""
+        return max(self.labels) + 1
 
     @property
     def train(self) -> "Slices":
@@ -104,6 +118,19 @@ class Slices:
                 f"{len(self.patient.unique())} patients; choose another split or held_out"
             )
         return self._kept(keep, held_out=tuple(self.patient[keep].unique().tolist()) if held_out else ())
+
+    def relabelled(self, labels: Mapping[int, str]) -> "Slices":
+        """The same slices with masks in another data set's numbering: matched by name, what it has not is background.
+
+        Raises:
+            DataError: no label in common.
+        """
+        numbers = matched(self.labels, labels, self.name)
+        table = torch.zeros(256, dtype=torch.uint8)
+        table[list(numbers)] = torch.tensor(list(numbers.values()), dtype=torch.uint8)
+        if self.ignore is not None:
+            table[self.ignore] = self.ignore
+        return replace(self, masks=table[self.masks.long()], labels=dict(labels))
 
     def every(self, step: int) -> "Slices":
         """Each `step`-th slice of every patient, the first among them: the same patients by less work."""
@@ -129,8 +156,8 @@ def describe(*data: Slices) -> pd.DataFrame:
     """What some data sets hold, a row each.
 
     Returns:
-        DataFrame[data set, origin, patients, held out, slices, pixels, spacing_mm, RV cavity, myocardium, LV cavity];
-        the last three are shares of all pixels.
+        DataFrame[data set, origin, patients, held out, slices, pixels, spacing_mm, ...] and a column for each label,
+        with its share of all pixels.
 
     Example:
         >>> import tempfile
@@ -145,7 +172,8 @@ def describe(*data: Slices) -> pd.DataFrame:
     """
     rows = []
     for each in data:
-        shares = torch.bincount(each.masks.flatten().long(), minlength=len(LABELS)) / each.masks.numel()
+        shares = torch.bincount(each.masks.flatten().long(), minlength=each.classes) / each.masks.numel()
+        channels = "" if each.images.shape[1] == 1 else f", {each.images.shape[1]} channels"
         rows.append(
             {
                 "data set": each.name,
@@ -153,9 +181,9 @@ def describe(*data: Slices) -> pd.DataFrame:
                 "patients": len(each.patient.unique()),
                 "held out": len(each.validation.patient.unique()),
                 "slices": len(each),
-                "pixels": "{} x {}".format(*each.images.shape[-2:]),
+                "pixels": "{} x {}".format(*each.images.shape[-2:]) + channels,
                 "spacing_mm": each.spacing_mm,
-                **{LABELS[label]: round(shares[label].item(), 3) for label in (1, 2, 3)},
+                **{name: round(shares[label].item(), 3) for label, name in each.labels.items() if label},
             }
         )
     return pd.DataFrame(rows)

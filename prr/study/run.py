@@ -94,9 +94,23 @@ class Run:
                 self._data[name] = data(self.results, name, scale, folder)
         return self._data[name]
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The places of the study that hold a data set, the target's first."""
+        return self.edition.places if self.edition else places(self.data_root)
+
     def facts(self, name: str) -> dict[str, Any]:
-        """What is known of a data set without its images: the columns of `prr.data.describe`."""
+        """What is known of a data set without its images: the columns of `prr.data.describe`, and more, see `Data`."""
         return self.data(name).facts
+
+    def title(self, place: str) -> str:
+        """The name of the data set in a place, as tables and figures write it."""
+        return self.facts(place)["data set"]
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """{value in a mask: name} of the target, which all data sets of the run share; 0 is background."""
+        return {int(value): name for value, name in json.loads(self.facts("acdc")["labels"]).items()}
 
     def training_patients(self, name: str) -> int:
         """How many patients of a data set networks learn from."""
