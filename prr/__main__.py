@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -204,25 +205,29 @@ def data(ctx: click.Context) -> None:
     for name in DATA_SETS:
         variable = f"PRR_{name.upper()}"
         folder = os.environ.get(variable)
-        try:
-            found = _checked(name, Path(folder)) if folder else f"a phantom (set {variable} to use the real one)"
-        except PrrError as error:
-            found = f"not usable: {error}"
-            broken.append(variable)
-        click.echo(f"{name:<5} {folder or '-'}: {found}")
+        lines, usable = [f"a phantom (set {variable} to use the real one)"], True
+        if folder:
+            try:
+                lines, usable = _checked(Path(folder), name)
+            except PrrError as error:
+                lines, usable = [f"not usable: {error}"], False
+        broken += [] if usable else [variable]
+        click.echo("\n".join([f"{name:<5} {folder or '-'}: {lines[0]}", *lines[1:]]))
     if broken:
         raise DataError(f"{', '.join(broken)}: expected a data set, found none that can be used; see above")
 
 
 @data.command()
-@click.argument("name")
-@click.argument("folder", type=click.Path(path_type=Path))
-def check(name: str, folder: Path) -> None:
-    """Read FOLDER as data set NAME, one that `prr data` lists: counts, labels, spacing, missing pairs."""
-    report = _checked(name, folder)
-    click.echo(report)
-    if "\n" in report:  # a line for each missing file
-        raise DataError(f"{folder}: expected all that its files promise, found some missing; get the data set again")
+@click.argument("place", nargs=-1, required=True, metavar="[NAME] FOLDER")
+def check(place: tuple[str, ...]) -> None:
+    """Read FOLDER as its reader does and say all that it refuses or warns of; its layout is told, or is NAME's."""
+    if len(place) > 2:
+        raise OptionError(f"{' '.join(place)}: expected [NAME] FOLDER, found {len(place)} words")
+    *name, folder = place
+    lines, usable = _checked(Path(folder), *name)
+    click.echo("\n".join(lines))
+    if not usable:
+        raise DataError(f"{folder}: expected files that its reader can read, found some that it refuses; see above")
 
 
 @data.command()
@@ -237,17 +242,23 @@ def phantom(folder: Path, patients: int, seed: int) -> None:
     click.echo(f"{folder}: {', '.join(DATA_SETS)} with {patients} patients each")
 
 
-def _checked(name: str, folder: Path) -> str:
-    """What a data set's folder holds, in one line and one more for each missing file."""
+def _checked(folder: Path, name: str | None = None) -> tuple[list[str], bool]:
+    """Lines on what a folder holds, and whether its reader reads it."""
     from prr.data import check
 
-    found = check(name, folder.expanduser())
-    spacing = "no spacing" if found["spacing_mm"] is None else "{:g} to {:g} mm".format(*found["spacing_mm"])
+    found = check(folder.expanduser(), name)
+    spacing = f"{min(found.spacing_mm):g} to {max(found.spacing_mm):g} mm" if found.spacing_mm else "no spacing"
     counts = (
-        f"{found['patients']} patients, {found['volumes']} volumes, {found['slices']} slices, "
-        f"labels {found['labels']}, {spacing}{', phantom' if found['phantom'] else ''}, {len(found['missing'])} missing"
+        f"{found.name}: {len(found.patients)} patients, {found.volumes} volumes, {found.slices} slices, "
+        f"{spacing}{', phantom' if found.phantom else ''}, {len(found.refused)} refused"
     )
-    return "\n".join([counts, *(f"  missing: {line}" for line in found["missing"])])
+    areas = [
+        f"  label {label}, {found.names.get(label, 'not named')}: {len(area)} slices, median {median(area):.2f} cm2"
+        for label, area in sorted(found.areas.items())
+        if label
+    ]
+    told = [f"  told: {line}" for line in found.told]
+    return [counts, *areas, *told, *(f"  refused: {line}" for line in found.refused)], not found.refused
 
 
 class Output(click.Path):

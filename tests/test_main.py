@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -190,25 +191,27 @@ def test_phantoms_are_written_found_and_checked(monkeypatch, tmp_path):
     monkeypatch.delenv("PRR_T1", raising=False)
     monkeypatch.setenv("PRR_RVSC", str(tmp_path / "absent"))
     result = prr("data")
-    acdc, t1, rvsc = result.stdout.splitlines()
+    acdc, rv, myocardium, lv, t1, rvsc = result.stdout.splitlines()
     assert "2 patients, 4 volumes" in acdc
-    assert "labels [0, 1, 2, 3]" in acdc
-    assert ", phantom, 0 missing" in acdc
+    assert ", phantom, 0 refused" in acdc
+    for line, start in zip((rv, myocardium, lv), ("1, RV cavity", "2, myocardium", "3, LV cavity"), strict=True):
+        assert re.fullmatch(rf"  label {start}: \d+ slices, median \d+\.\d\d cm2", line)
     assert "a phantom (set PRR_T1" in t1
     assert "not usable" in rvsc
     assert result.exit_code == 2
     assert "PRR_RVSC: expected a data set" in result.stderr
 
 
-def test_a_missing_pair_is_listed(tmp_path):
+def test_what_the_reader_refuses_is_listed(tmp_path):
     prr("data", "phantom", str(tmp_path), "--patients", "1")
     (gone,) = tmp_path.glob("acdc/database/training/patient001/*frame01_gt.nii.gz")
     gone.unlink()
-    result = prr("data", "check", "acdc", str(tmp_path / "acdc"))
-    assert "1 volumes" in result.stdout
-    assert f"missing: {gone}" in result.stdout
-    assert result.exit_code == 2
-    assert "expected all that its files promise" in result.stderr
+    for named in (["acdc"], []):
+        result = prr("data", "check", *named, str(tmp_path / "acdc"))
+        assert "1 volumes" in result.stdout
+        assert f"refused: {gone}" in result.stdout
+        assert result.exit_code == 2
+        assert "expected files that its reader can read" in result.stderr
 
 
 def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from scipy.ndimage import binary_dilation, label
 
 from prr.data import DATA_SETS, DataSet, check, read_acdc, t1, write_phantom
-from prr.data.volumes import Counts
+from prr.data.volumes import Listing, Volume
 from prr.errors import DataError, OptionError
 
 
@@ -93,31 +93,34 @@ def test_a_threshold_does_not_segment_them(phantom_root):
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
-def test_what_is_written_is_read_and_inspected_alike(phantom_root, name):
+def test_what_is_written_is_read_and_checked_alike(phantom_root, name):
     data = DATA_SETS[name].read(phantom_root / name, size=32, split="all", progress=False)
-    found = check(name, phantom_root / name)
-    assert data.name == found["name"] == DATA_SETS[name].title
+    found = check(phantom_root / name)
+    assert data.name == found.name == DATA_SETS[name].title
     assert data.phantom
-    assert found["phantom"]
-    assert len(data) == found["slices"]
-    assert len(data.patient.unique()) == found["patients"]
-    assert data.masks.unique().tolist() == found["labels"]
-    assert found["missing"] == []
+    assert found.phantom
+    assert len(data) == found.slices == len(found.data)
+    assert set(data.patient.tolist()) == found.patients
+    assert data.masks.unique().tolist() == sorted(found.areas)
+    assert found.refused == found.told == []
 
 
 def test_a_line_in_the_table_is_all_that_a_new_data_set_needs(tmp_path, monkeypatch):
     def write(root, patients, seed):
         (root / "hearts.txt").write_text(f"{patients} {seed}")
 
-    def inspect(root):
-        return Counts(patients=int((root / "hearts.txt").read_text().split()[0]), labels={3, 0})
+    def find(root):
+        image = np.random.default_rng(0).normal(size=(2, 9, 9))
+        count = int((root / "hearts.txt").read_text().split()[0])
+        volumes = [Volume(n, image + n, image > 1, (1.5, 1.5), True, root / f"{n}") for n in range(count)]
+        return Listing("Toy", root, [(each.patient, lambda each=each: each) for each in volumes])
 
-    monkeypatch.setitem(DATA_SETS, "toy", DataSet("Toy", None, inspect, write))
+    monkeypatch.setitem(DATA_SETS, "toy", DataSet("Toy", None, find, write))
     root = write_phantom(tmp_path / "a", {"toy": 3}, seed=5)
     assert [path.name for path in root.iterdir()] == ["toy"]
     assert (root / "toy/hearts.txt").read_text() == "3 5"
-    found = check("toy", root / "toy")
-    assert (found["name"], found["patients"], found["labels"], found["spacing_mm"]) == ("Toy", 3, [0, 3], None)
+    found = check(root / "toy", "toy")
+    assert (found.name, found.patients, sorted(found.areas), found.refused) == ("Toy", {0, 1, 2}, [0, 1], [])
     with pytest.raises(OptionError, match="acdc, t1, rvsc, toy"):
         write_phantom(tmp_path / "b", {"mnist": 2})
     write_phantom(tmp_path / "b", 1)

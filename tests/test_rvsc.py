@@ -76,21 +76,15 @@ def test_each_phase_of_a_patient_is_a_volume(phantom_root):
 
 
 def test_check_counts_what_is_there_and_names_what_is_not(rvsc):
-    found = check("rvsc", rvsc)
-    assert (found["patients"], found["volumes"], found["labels"], found["missing"]) == (2, 4, [0, 1], [])
-    assert found["slices"] == len(list(rvsc.rglob("*-icontour-manual.txt")))
+    found = check(rvsc)
+    assert (found.name, len(found.patients), found.volumes, sorted(found.areas)) == ("RVSC", 2, 4, [0, 1])
+    assert found.refused == []
+    assert found.slices == len(list(rvsc.rglob("*-icontour-manual.txt")))
     gone = contours(rvsc)[3]
     gone.unlink()
-    assert check("rvsc", rvsc)["missing"] == [str(gone)]
-
-
-def test_a_volume_whose_files_are_all_missing_is_counted_and_named(rvsc):
-    gone = [path for path in contours(rvsc) if int(path.name[4:8]) % 20 == 0]
-    for path in gone:
-        path.unlink()
-    found = check("rvsc", rvsc)
-    assert found["volumes"] == 4
-    assert sorted(found["missing"]) == sorted(str(path) for path in gone)
+    found = check(rvsc)
+    assert [str(gone) in line for line in found.refused] == [True]
+    assert found.volumes == 3
 
 
 def test_an_image_with_an_outer_contour_alone_is_left_out(rvsc):

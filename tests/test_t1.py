@@ -106,9 +106,9 @@ def test_the_papers_split_is_first_and_last_in_proportion_and_reads_none_between
 
 @pytest.mark.parametrize("below", [".", "t1", f"t1/{t1.FILE}"])
 def test_the_folder_or_one_above_it_or_the_file_will_do(phantom_root, below):
-    found = check("t1", phantom_root / below)
-    assert (found["patients"], found["slices"], found["labels"], found["missing"]) == (7, 385, [0, 2], [])
-    assert found["phantom"]
+    found = check(phantom_root / below, "t1")
+    assert (len(found.patients), found.slices, sorted(found.areas), found.refused) == (7, 385, [0, 2], [])
+    assert found.phantom
 
 
 @pytest.mark.parametrize("blank", [np.nan, 0.0])
@@ -122,7 +122,8 @@ def test_images_without_a_contour_are_left_out_and_counted(copy, blank):
         data = read_t1(copy, progress=False)
     assert len(data) == 165 - 8
     assert (data.masks == 2).any(dim=(1, 2)).all()
-    assert check("t1", copy)["missing"] == [f"{copy}: patient 1: 8 images lack a contour"]
+    assert check(copy).refused == []
+    assert check(copy).told == [f"{copy}: left out 8 of 385 images, which have no contour"]
 
 
 def test_a_patient_without_a_contour_validates_nothing(copy):
@@ -228,7 +229,7 @@ def test_data_kept_in_another_file_are_not_followed(copy, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"<html>sign in</html>", b"MATLAB 5.0 MAT-file".ljust(600)])
 def test_what_is_not_hdf5_is_named(tmp_path, content):
     (tmp_path / t1.FILE).write_bytes(content)
-    for read in (read_t1, lambda root: check("t1", root)):
+    for read in (read_t1, lambda root: check(root, "t1")):
         with pytest.raises(DataError, match=rf"{t1.FILE}: expected a MATLAB v7.3 \(HDF5\) file, found"):
             read(tmp_path)
 

@@ -2,7 +2,7 @@
 
 from prr.data.acdc import read_acdc
 from prr.data.rvsc import read_rvsc
-from prr.data.sets import DATA_SETS, DataSet, check, write_phantom
+from prr.data.sets import DATA_SETS, DataSet, check, recognise, write_phantom
 from prr.data.slices import Slices, describe, split
 from prr.data.t1 import read_t1
 from prr.data.textures import textures
@@ -16,6 +16,7 @@ __all__ = [
     "read_acdc",
     "read_rvsc",
     "read_t1",
+    "recognise",
     "split",
     "textures",
     "write_phantom",

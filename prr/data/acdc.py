@@ -7,13 +7,14 @@ diagnosis: is the problem solved?, IEEE TMI 37(11), 2018, doi:10.1109/TMI.2018.2
 import gzip
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from prr.data.slices import Slices
-from prr.data.volumes import PHANTOM_MARK, Counts, Request, Volume, check_spacing, patient_folders, reading
+from prr.data.volumes import PHANTOM_MARK, Listing, Volume, check_spacing, patient_folders, read, reading, refusal
 from prr.errors import DataError
 
 PLACES = (".", "training", "database/training", "acdc/database/training", "acdc/training")
@@ -34,7 +35,7 @@ def read_acdc(
     """Every slice of the ED and ES volumes of each patient, as `Slices` named "ACDC".
 
     Rows are the first axis of the NIfTI array and columns the second, as stored: no reorientation by the
-    affine. So the pictures are the transpose of the usual display. Normalisation and padding: see `Request.place`.
+    affine. So the pictures are the transpose of the usual display. Normalisation and padding: see `volumes.place`.
 
     Args:
         root: the folder of the patientNNN folders, or one above it (`training`, `database/training`).
@@ -59,22 +60,19 @@ def read_acdc(
         >>> found.masks.unique().tolist()
         [0, 1, 2, 3]
     """
-    request = Request("ACDC", size, spacing_mm, split, seed, normalise, progress)
-    pairs = [(number, *pair) for number, folder in _folders(Path(root)) for pair in _frames(folder)]
-    return request.read(Path(root), pairs, _read_pair)
+    options = {"size": size, "spacing_mm": spacing_mm, "split": split, "seed": seed, "normalise": normalise}
+    return read(find(Path(root)), **options, progress=progress)
 
 
-def inspect(root: Path) -> Counts:
-    """Counts of an ACDC folder, reading but not keeping it; `missing` names files that Info.cfg promises."""
-    folders = _folders(root)
-    counts = Counts(patients=len(folders))
-    for number, folder in folders:
-        if counts.misses(folder / "Info.cfg"):
-            continue
-        for pair in _frames(folder):
-            if not counts.misses(*pair):
-                counts.add(_read_pair(number, *pair))
-    return counts
+def find(root: Path) -> Listing:
+    """The ED and ES volumes of each patient below an ACDC folder; a bad Info.cfg is refused when it is read."""
+    volumes = []
+    for number, folder in _folders(root):
+        try:
+            volumes += [(number, partial(_read_pair, number, *pair)) for pair in _frames(folder)]
+        except DataError as error:
+            volumes.append((number, partial(refusal, error)))
+    return Listing("ACDC", root, volumes)
 
 
 def write(folder: Path, info: Mapping, volumes: Sequence[tuple[np.ndarray, np.ndarray]], pixel: float) -> None:

@@ -6,6 +6,7 @@ Analysis 19(1), 2015, doi:10.1016/j.media.2014.10.004.
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import pydicom
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from prr.data.slices import Slices
-from prr.data.volumes import PHANTOM_MARK, Counts, Request, Volume, check_spacing, fill, patient_folders, reading
+from prr.data.volumes import PHANTOM_MARK, Listing, Volume, check_spacing, fill, patient_folders, read, reading, refusal
 from prr.errors import DataError
 
 TRAIN, TEST = "TrainingSet", "Test1Set"
@@ -42,7 +43,7 @@ def read_rvsc(
     """Every image with a contour of the RV cavity, as `Slices` named "RVSC"; label 1 only.
 
     An image without that contour is left out: it may show an RV that was not annotated. The annotated images of
-    one phase (ED or ES) of a patient are a volume. Normalisation and padding: see `Request.place`.
+    one phase (ED or ES) of a patient are a volume. Normalisation and padding: see `volumes.place`.
 
     Args:
         root: the folder of TrainingSet (and Test1Set), the folder above (`rvsc`), or TrainingSet.
@@ -67,22 +68,25 @@ def read_rvsc(
         >>> found.masks.unique().tolist()
         [0, 1]
     """
-    request = Request("RVSC", size, spacing_mm, split, seed, normalise, progress)
-    listed = _volumes(Path(root))
-    test = sorted({number for number, subset, _ in listed if subset == TEST})
-    volumes = [(number, drawn) for number, _, drawn in listed]
-    return request.read(Path(root), volumes, _read_volume, paper=test or None)
+    options = {"size": size, "spacing_mm": spacing_mm, "split": split, "seed": seed, "normalise": normalise}
+    return read(find(Path(root)), **options, progress=progress)
 
 
-def inspect(root: Path) -> Counts:
-    """Counts of an RVSC folder, reading but not keeping it; `missing` names files that the lists promise."""
-    listed = _volumes(root)
-    counts = Counts(patients=len({number for number, *_ in listed}))
-    for number, _, drawn in listed:
-        if present := [pair for pair in drawn if not counts.misses(*pair)]:
-            counts.add(_read_volume(number, present))
-    counts.volumes = len(listed)  # those whose files are all missing too
-    return counts
+def find(root: Path) -> Listing:
+    """The volumes below an RVSC folder, a patient's ED and a patient's ES; a bad list is refused when it is read."""
+    volumes, subsets, test = [], _subsets(root), set()
+    for number, folder in patient_folders(*subsets):
+        place, subset = subsets[folder.parent]
+        if subset == TEST:
+            test.add(number)
+        try:
+            phases: dict[bool, list[Drawn]] = {}
+            for image, drawn in _annotated(place, subset, folder, number).items():
+                phases.setdefault(image % PHASES > 0, []).append(drawn)
+            volumes += [(number, partial(_read_volume, number, phases[systole])) for systole in sorted(phases)]
+        except DataError as error:
+            volumes.append((number, partial(refusal, error)))
+    return Listing("RVSC", root, volumes, held_out=sorted(test) or None)
 
 
 def write(folder: Path, images: Mapping[int, tuple[np.ndarray, np.ndarray, np.ndarray | None]], pixel: float) -> None:
@@ -123,18 +127,6 @@ def _write_dicom(path: Path, pixels: np.ndarray, pixel: float, image: int) -> No
     data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
     data.PixelData = np.ascontiguousarray(pixels, dtype="<u2").tobytes()
     data.save_as(path, enforce_file_format=True)
-
-
-def _volumes(root: Path) -> list[tuple[int, str, list[Drawn]]]:
-    """(patient, subset, annotated images) of each volume: a patient's ED, a patient's ES."""
-    volumes, subsets = [], _subsets(root)
-    for number, folder in patient_folders(*subsets):
-        place, subset = subsets[folder.parent]
-        phases: dict[bool, list[Drawn]] = {}
-        for image, drawn in _annotated(place, subset, folder, number).items():
-            phases.setdefault(image % PHASES > 0, []).append(drawn)
-        volumes += [(number, subset, phases[systole]) for systole in sorted(phases)]
-    return volumes
 
 
 def _subsets(root: Path) -> dict[Path, tuple[Path, str]]:

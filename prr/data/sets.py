@@ -7,17 +7,18 @@ from typing import NamedTuple
 
 from prr.data import acdc, phantom, rvsc, t1
 from prr.data.slices import Slices
-from prr.data.volumes import Counts
+from prr.data.volumes import Listing, Report
+from prr.data.volumes import read as read_listing
 from prr.errors import DataError, OptionError
 
 
 class DataSet(NamedTuple):
-    """A data set: how it is read, inspected and imitated.
+    """A data set: how it is read, found and imitated.
 
     Args:
         title: its name in tables and figures, and that of its Slices.
         read: (root, *, size, spacing_mm, split, seed, normalise, progress) -> Slices.
-        inspect: (root) -> Counts, for `check`.
+        find: (root) -> Listing, for `check`.
         write: (root, patients, seed): a phantom of n patients in its layout, below an existing, empty folder.
 
     Example:
@@ -28,31 +29,55 @@ class DataSet(NamedTuple):
 
     title: str
     read: Callable[..., Slices]
-    inspect: Callable[[Path], Counts]
+    find: Callable[[Path], Listing]
     write: Callable[[Path, int, int], None]
 
 
-# A new data set takes a file with its reader, inspector and writer, and a line here.
+# A new data set takes a file with its reader, finder and writer, and a line here.
 DATA_SETS: dict[str, DataSet] = {
-    "acdc": DataSet("ACDC", acdc.read_acdc, acdc.inspect, phantom.write_acdc),
-    "t1": DataSet("T1", t1.read_t1, t1.inspect, phantom.write_t1),
-    "rvsc": DataSet("RVSC", rvsc.read_rvsc, rvsc.inspect, phantom.write_rvsc),
+    "acdc": DataSet("ACDC", acdc.read_acdc, acdc.find, phantom.write_acdc),
+    "t1": DataSet("T1", t1.read_t1, t1.find, phantom.write_t1),
+    "rvsc": DataSet("RVSC", rvsc.read_rvsc, rvsc.find, phantom.write_rvsc),
 }
 
 
-def check(name: str, root: str | Path) -> dict:
-    """What lies in a data set's folder, read file by file but not kept.
-
-    Args:
-        name: of `DATA_SETS`: "acdc", "t1" or "rvsc".
-        root: as for its reader.
-
-    Returns:
-        name, patients, volumes, slices (annotated ones), labels (ascending), spacing_mm (smallest and largest
-        as stored, None where the format has none), missing (a line for each absent file or contour), phantom.
+def recognise(root: str | Path) -> str:
+    """The name of the layout that a folder has.
 
     Raises:
-        DataError: it is not that data set, or a file of it is broken.
+        DataError: it has none of them.
+
+    Example:
+        >>> import tempfile
+        >>> from prr.data import recognise, write_phantom
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     recognise(write_phantom(f"{folder}/data", {"rvsc": 2}))
+        'rvsc'
+    """
+    refused = []
+    for name, each in DATA_SETS.items():
+        try:
+            each.find(Path(root))
+        except DataError as error:
+            refused.append(str(error))
+        else:
+            return name
+    raise DataError("; ".join(refused))
+
+
+def check(root: str | Path, name: str | None = None) -> Report:
+    """Read a folder as its reader does, but collect what it would refuse, and go on.
+
+    Args:
+        root: as for its reader.
+        name: of `DATA_SETS`; None: told by the folder's layout.
+
+    Returns:
+        A `Report`: counts of what was read, what was refused, what is told. The reader reads the folder exactly if
+        nothing was refused.
+
+    Raises:
+        DataError: it is not that data set.
         OptionError: an unknown name.
 
     Example:
@@ -60,16 +85,20 @@ def check(name: str, root: str | Path) -> dict:
         >>> from prr.data import check, write_phantom
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     root = write_phantom(f"{folder}/data", {"rvsc": 2})
-        ...     found = check("rvsc", root / "rvsc")
-        >>> found["patients"], found["labels"], found["missing"], found["phantom"]
-        (2, [0, 1], [], True)
+        ...     found = check(root / "rvsc")
+        >>> found.name, len(found.patients), sorted(found.areas), found.refused, found.phantom
+        ('RVSC', 2, [0, 1], [], True)
     """
+    name = recognise(root) if name is None else name
     if name not in DATA_SETS:
         raise OptionError(f"data set: expected one of {', '.join(DATA_SETS)}, found {name!r}")
-    found = vars(DATA_SETS[name].inspect(Path(root)))
-    labels, spacing = sorted(found["labels"]), found["spacing_mm"]
-    extent = (min(spacing), max(spacing)) if spacing else None
-    return {"name": DATA_SETS[name].title, **found, "labels": labels, "spacing_mm": extent}
+    listing = DATA_SETS[name].find(Path(root))
+    report = Report(listing.name, listing.labels)
+    try:
+        report.data = read_listing(listing, split="all", progress=False, report=report)
+    except DataError as error:  # of what was read nothing can be made
+        report.refused.append(str(error))
+    return report
 
 
 def write_phantom(root: str | Path, patients: int | Mapping[str, int], seed: int = 0) -> Path:

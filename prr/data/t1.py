@@ -13,13 +13,14 @@ likely doi:10.7910/DVN/DHEUAV.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from prr.data.slices import Slices
-from prr.data.volumes import PHANTOM_MARK, Counts, Request, Volume, fill, reading
+from prr.data.volumes import PHANTOM_MARK, Listing, Volume, fill, read, reading
 from prr.errors import DataError
 
 FILE = "T1Dataset210.mat"
@@ -43,7 +44,7 @@ def read_t1(
     """Every annotated T1-weighted image, slice by slice, as `Slices` named "T1"; label 2 only.
 
     A patient's images are one volume, so that contrast still follows the inversion time after normalisation
-    (see `Request.place`). Images without a contour (none, NaN, or all zero) are left out, and a warning reports
+    (see `volumes.place`). Images without a contour (none, NaN, or all zero) are left out, and a warning reports
     their number.
 
     Args:
@@ -73,28 +74,22 @@ def read_t1(
         >>> found.masks.unique().tolist()
         [0, 2]
     """
-    request = Request("T1", size, spacing_mm, split, seed, normalise, progress)
-    path = _find(Path(root))
+    listing = find(
+        Path(root), paper=isinstance(split, str) and split == "paper", pixel_mm=pixel_mm, first_pixel=first_pixel
+    )
+    options = {"size": size, "spacing_mm": spacing_mm, "split": split, "seed": seed, "normalise": normalise}
+    return read(listing, **options, progress=progress)
+
+
+def find(root: Path, *, paper: bool = False, pixel_mm: float = 2.1, first_pixel: int = 1) -> Listing:
+    """The patients of the T1 file, all of them or those of the paper; each has images and contours of its own."""
+    path = _find(root)
     with _open(path) as data:
-        train, validation = paper_split(len(data))
-        paper = isinstance(split, str) and split == "paper"
-        numbers = train + validation if paper else range(1, len(data) + 1)
-        listed = [(number, data, pixel_mm, first_pixel) for number in numbers]
-        return request.read(path, listed, _read_patient, paper=validation, expected="images and contours")
-
-
-def inspect(root: Path) -> Counts:
-    """Counts of the T1 file; no image is read. `missing` reports the number of images without a contour."""
-    with _open(_find(root)) as data:
-        counts = Counts(patients=len(data), volumes=len(data), labels={0}, phantom=data.phantom)
-        for number in range(1, len(data) + 1):
-            with reading(data.where(number), "contours"):
-                drawn, *_ = data.drawn(number)
-            counts.slices += int(drawn.sum())
-            counts.labels |= {2} if drawn.any() else set()
-            if not drawn.all():
-                counts.missing.append(f"{data.where(number)}: {(~drawn).sum()} images lack a contour")
-    return counts
+        count = len(data)
+    train, validation = paper_split(count)
+    numbers = train + validation if paper else range(1, count + 1)
+    volumes = [(number, partial(_read_patient, path, number, pixel_mm, first_pixel)) for number in numbers]
+    return Listing("T1", path, volumes, held_out=validation, expected="images and contours")
 
 
 def paper_split(count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -243,9 +238,9 @@ class _Dataset:
         return ~np.isnan(endo).any(axis=(1, 2)) & ~np.isnan(epi).any(axis=(1, 2)), endo, epi
 
 
-def _read_patient(number: int, data: _Dataset, pixel_mm: float, first_pixel: int) -> Volume:
+def _read_patient(path: Path, number: int, pixel_mm: float, first_pixel: int) -> Volume:
     """The images with a contour, which may be none."""
-    with reading(data.where(number), "images and contours"):
+    with _open(path) as data, reading(data.where(number), "images and contours"):
         image, (drawn, endo, epi) = data.image(number), data.drawn(number)
         pairs = zip(endo[drawn] - first_pixel, epi[drawn] - first_pixel, strict=True)
         mask = np.array([_myocardium(*pair, image.shape[1:]) for pair in pairs])

@@ -1,8 +1,9 @@
-"""What every reader does with the volumes of its format: brings them to one grid, into Slices, or counts them."""
+"""What every reader does with the volumes of its format: one loop brings them to one grid, into Slices."""
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from skimage.draw import polygon2mask
 from torch import Tensor
 from tqdm import tqdm
 
-from prr.data.slices import Slices, split
+from prr.data.slices import LABELS, Slices, split
 from prr.errors import DataError, OptionError
 
 PHANTOM_MARK = "prr phantom"
@@ -27,134 +28,234 @@ class Volume(NamedTuple):
     """One volume of a patient, as its files hold it."""
 
     patient: int
-    image: np.ndarray  # (s, h, w), any real dtype
+    image: np.ndarray  # (s, h, w), or (s, c, h, w) where there are several channels; any real dtype
     mask: np.ndarray  # (s, h, w) labels
     spacing: tuple[float, float]  # mm between rows, mm between columns
     phantom: bool
     where: Path | str  # what an error names
     left_out: int = 0  # further images of it, not annotated
+    told: tuple[str, ...] = ()  # a sentence each: what was done about this volume, or is odd about it
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is requested of a reader, and the loop that delivers it.
+@dataclass
+class Listing:
+    """What a reader found below a folder; no volume is read yet.
 
     Args:
         name: of the data set.
-        size, spacing_mm, split, seed, normalise, progress: the reader's.
-
-    Raises:
-        OptionError: a size, spacing or normalisation that no reader can deliver, before a long read starts.
+        root: what is read, for messages.
+        volumes: of each volume its patient, and what reads it.
+        held_out: patients that the data set itself holds out; None: half of them at random.
+        labels: names of the labels in masks.
+        ignore: the label in masks that is not counted, if there is one.
+        told: a sentence each: what was done about the folder as a whole.
+        expected: what an error says that a file should hold.
 
     Example:
         >>> from pathlib import Path
         >>> import numpy as np
-        >>> from prr.data.volumes import Request, Volume
-        >>> def read_one(patient):
-        ...     return Volume(patient, np.eye(8)[None], np.eye(8)[None], (1.5, 1.5), False, f"{patient}.toy")
-        >>> request = Request("Toy", 8, 1.5, split=(2,), seed=0, normalise="zscore", progress=False)
-        >>> request.read(Path("toy"), [(1,), (2,), (3,)], read_one)
-        Slices(Toy: 3 slices of 3 patients, 8 x 8 at 1.5 mm)
+        >>> from prr.data.volumes import Listing, Volume, read
+        >>> def eye(patient):
+        ...     return Volume(patient, np.eye(8)[None] * patient, np.eye(8)[None], (1.5, 1.5), False, f"{patient}.toy")
+        >>> listing = Listing("Toy", Path("toy"), [(n, lambda n=n: eye(n)) for n in (1, 2)])
+        >>> read(listing, size=8, spacing_mm=1.5, split=(2,), normalise="unit", progress=False)
+        Slices(Toy: 2 slices of 2 patients, 8 x 8 at 1.5 mm)
     """
 
     name: str
-    size: int
-    spacing_mm: float
-    split: str | Iterable[int]
-    seed: int
-    normalise: str
-    progress: bool
+    root: Path
+    volumes: list[tuple[int, Callable[[], Volume]]]
+    held_out: Iterable[int] | None = None
+    labels: Mapping[int, str] = field(default_factory=lambda: dict(LABELS))
+    ignore: int | None = None
+    told: list[str] = field(default_factory=list)
+    expected: str = "a cine volume"
 
-    def __post_init__(self) -> None:
-        size, spacing_mm = self.size, self.spacing_mm
-        if self.normalise not in NORMALISATIONS:
-            raise OptionError(f"normalise: expected one of {', '.join(NORMALISATIONS)}, found {self.normalise!r}")
-        if not (isinstance(size, int) and size > 0 and spacing_mm > 0):
-            raise OptionError(f"expected size (pixels) and spacing_mm (mm) above 0, found {size!r} and {spacing_mm!r}")
 
-    def read(
-        self,
-        root: Path,
-        listed: Sequence[tuple],
-        read: Callable[..., Volume],
-        paper: Iterable[int] | None = None,
-        expected: str = "a cine volume",
-    ) -> Slices:
-        """Every annotated image of the volumes that a reader lists, read one volume at a time.
+@dataclass
+class Report:
+    """What a reading met: volumes as stored, and a line for each that was refused or is told of.
 
-        Args:
-            root: what is read, for messages.
-            listed: what `read` takes for each volume, its patient first.
-            read: gives the Volume.
-            paper: patients that the paper holds out; None: half of them at random. Those without an annotated
-                image don't count.
-            expected: what an error says that a file should hold.
+    Args:
+        name: of the data set.
+        names: of its labels.
+        patients: those of whom a volume was read.
+        volumes, slices: how many were read; slices are the annotated ones.
+        spacing_mm: in-plane, as stored.
+        areas: cm2 of each label that occurs, one for each slice that has it.
+        phantom: whether any of it is.
+        refused: what the reader stops at.
+        told: what it warns of.
+        data: the slices, where any could be read.
+    """
 
-        Raises:
-            DataError: a file can't be read, or nothing is annotated.
-            OptionError: an unknown `split`.
-        """
-        held_out = choose(self.split, [patient for patient, *_ in listed], self.seed, paper)
-        placed, left_out = [], 0
-        for item in tqdm(listed, self.name, unit="volume", disable=None if self.progress else True):
-            volume = read(*item)
-            left_out += volume.left_out
-            if volume.left_out and not len(volume.image):
-                continue
-            with reading(volume.where, expected):
-                placed.append((volume.patient, *self.place(volume), volume.phantom))
-        if not placed:
-            raise DataError(f"{root}: expected contours, found none in {left_out} images")
-        patients, images, masks, phantom = zip(*placed, strict=True)
-        if isinstance(self.split, str):
-            held_out = tuple(each for each in held_out if each in patients)
-        patient = torch.repeat_interleave(torch.tensor(patients), torch.tensor([len(each) for each in images]))
-        if left_out:
-            warnings.warn(
-                f"{root}: left out {left_out} of {left_out + len(patient)} images, which have no contour", stacklevel=3
-            )
-        return Slices(
-            images=torch.cat(images),
-            masks=torch.cat(masks),
-            patient=patient,
-            spacing_mm=float(self.spacing_mm),
-            name=self.name,
-            held_out=held_out,
-            phantom=any(phantom),
-        )
+    name: str = ""
+    names: Mapping[int, str] = field(default_factory=dict)
+    patients: set[int] = field(default_factory=set)
+    volumes: int = 0
+    slices: int = 0
+    spacing_mm: list[float] = field(default_factory=list)
+    areas: dict[int, list[float]] = field(default_factory=dict)
+    phantom: bool = False
+    refused: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    data: Slices | None = None
 
-    def place(self, volume: Volume) -> tuple[Tensor, Tensor]:
-        """One volume, resampled in-plane, cropped or padded around its centre, and normalised.
+    def add(self, volume: Volume) -> None:
+        """Count a volume that was read."""
+        self.patients.add(volume.patient)
+        self.volumes += 1
+        self.slices += len(volume.mask)
+        self.spacing_mm += volume.spacing
+        self.phantom |= volume.phantom
+        for label in np.unique(volume.mask).tolist():
+            pixels = (volume.mask == label).sum(axis=(1, 2))
+            self.areas.setdefault(label, []).extend(pixels[pixels > 0] * np.prod(volume.spacing) / 100)
 
-        Padding is the image's minimum (air), and background. Statistics are those of all pixels that come back,
-        padding included: what the network sees has exactly zero mean and unit variance ("zscore"), or spans [0,
-        1] ("unit"). The resampled matrix is rounded to whole pixels: the spacing is true to half a pixel over the
-        image.
 
-        Returns:
-            (s, 1, size, size) float32 and (s, size, size) uint8.
+class Notes:
+    """Sentences about volumes; those that differ in their numbers alone are one kind, told once."""
 
-        Raises:
-            DataError: the image is the same everywhere.
-        """
-        image, mask, spacing = volume.image, volume.mask, volume.spacing
-        if not image.max() > image.min():  # resampling would turn rounding into contrast
-            raise DataError(f"expected an image with contrast, found the value {image.min():g} everywhere")
-        shape = [max(1, round(n * mm / self.spacing_mm)) for n, mm in zip(image.shape[1:], spacing, strict=True)]
-        pixels = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[:, None]  # (s, 1, h, w)
-        labels = torch.from_numpy(np.ascontiguousarray(mask, dtype=np.uint8))[:, None]
-        if shape != list(image.shape[1:]):
-            pixels = F.interpolate(pixels, shape, mode="bilinear", antialias=True)
-            labels = F.interpolate(labels, shape, mode="nearest-exact")
-        pixels = centred(pixels, self.size, float(pixels.min()))
-        labels = centred(labels, self.size, 0)
-        low, high = float(pixels.min()), float(pixels.max())
-        if not high > low:
-            raise DataError(f"expected an image with contrast, found the value {low:g} everywhere")
-        if self.normalise == "zscore":
-            std, mean = torch.std_mean(pixels.double(), correction=0)
-            return ((pixels - mean) / std).float(), labels[:, 0]
-        return (pixels - low) / (high - low), labels[:, 0]
+    def __init__(self) -> None:
+        self.kinds: dict[str, list[str]] = {}
+
+    def add(self, where: Path | str, sentence: str) -> None:
+        """A sentence about one volume."""
+        self.kinds.setdefault(re.sub(r"-?\d[\d.e+-]*", "0", sentence), []).append(f"{where}: {sentence}")
+
+    def __iter__(self) -> Iterator[str]:
+        for first, *more in self.kinds.values():
+            yield f"{first} (and so in {len(more)} more)" if more else first
+
+
+def read(
+    listing: Listing,
+    *,
+    size: int = 128,
+    spacing_mm: float = 1.5,
+    split: str | Iterable[int] = "paper",
+    seed: int = 0,
+    normalise: str = "zscore",
+    progress: bool = True,
+    report: Report | None = None,
+) -> Slices:
+    """Every annotated image of the volumes that a reader lists, read one volume at a time.
+
+    Args:
+        listing: what there is.
+        size, spacing_mm, split, seed, normalise, progress: the reader's.
+        report: filled in, if given; what is refused or told then stands there, and reading goes on.
+
+    Raises:
+        DataError: a file can't be read, or nothing is annotated.
+        OptionError: a size, spacing, normalisation or split that no reader can deliver, before anything is read.
+    """
+    if normalise not in NORMALISATIONS:
+        raise OptionError(f"normalise: expected one of {', '.join(NORMALISATIONS)}, found {normalise!r}")
+    if not (isinstance(size, int) and size > 0 and spacing_mm > 0):
+        raise OptionError(f"expected size (pixels) and spacing_mm (mm) above 0, found {size!r} and {spacing_mm!r}")
+    held_out = choose(split, [patient for patient, _ in listing.volumes], seed, listing.held_out)
+    placed, notes, left_out, seen = [], Notes(), 0, {}
+    for sentence in listing.told:
+        notes.add(listing.root, sentence)
+    for volume in _opened(listing, progress, report):
+        left_out += volume.left_out
+        for sentence in volume.told:
+            notes.add(volume.where, sentence)
+        if volume.left_out and not len(volume.image):
+            continue
+        with _refusing(report), reading(volume.where, listing.expected):
+            images, masks = place(volume, size, spacing_mm, normalise)
+            placed.append((volume.patient, images, masks, volume.phantom))
+            if report is not None:
+                report.add(volume)
+            if (twin := seen.setdefault(zlib.crc32(images.numpy()), volume.where)) is not volume.where:
+                notes.add(volume.where, f"shows the same image as {twin}")
+    if not placed:
+        found = f"expected contours, found none in {left_out} images" if left_out else "expected volumes, found none"
+        raise DataError(f"{listing.root}: {found}")
+    patients, images, masks, phantom = zip(*placed, strict=True)
+    patient = torch.repeat_interleave(torch.tensor(patients), torch.tensor([len(each) for each in images]))
+    if left_out:
+        notes.add(listing.root, f"left out {left_out} of {left_out + len(patient)} images, which have no contour")
+    for line in notes:
+        if report is None:
+            warnings.warn(line, stacklevel=3)
+        else:
+            report.told.append(line)
+    return Slices(
+        images=torch.cat(images),
+        masks=torch.cat(masks),
+        patient=patient,
+        spacing_mm=float(spacing_mm),
+        name=listing.name,
+        held_out=tuple(each for each in held_out if each in patients) if isinstance(split, str) else held_out,
+        phantom=any(phantom),
+        labels=listing.labels,
+        ignore=listing.ignore,
+    )
+
+
+def _opened(listing: Listing, progress: bool, report: Report | None) -> Iterator[Volume]:
+    """Each volume that can be read."""
+    for _, opened in tqdm(listing.volumes, listing.name, unit="volume", disable=None if progress else True):
+        volume = None
+        with _refusing(report):
+            volume = opened()
+        if volume is not None:
+            yield volume
+
+
+@contextmanager
+def _refusing(report: Report | None) -> Iterator[None]:
+    """Collect what is refused in a report; without one, reading ends there."""
+    try:
+        yield
+    except DataError as error:
+        if report is None:
+            raise
+        report.refused.append(str(error))
+
+
+def place(volume: Volume, size: int, spacing_mm: float, normalise: str) -> tuple[Tensor, Tensor]:
+    """One volume, resampled in-plane, cropped or padded around its centre, and normalised, each channel by itself.
+
+    Padding is the image's minimum (air), and background. Statistics are those of all pixels that come back,
+    padding included: what the network sees has exactly zero mean and unit variance ("zscore"), or spans [0,
+    1] ("unit"). The resampled matrix is rounded to whole pixels: the spacing is true to half a pixel over the
+    image.
+
+    Returns:
+        (s, c, size, size) float32 and (s, size, size) uint8.
+
+    Raises:
+        DataError: a channel is the same everywhere.
+    """
+    image = volume.image if volume.image.ndim == 4 else volume.image[:, None]
+    height, width = image.shape[2:]
+    shape = [max(1, round(n * mm / spacing_mm)) for n, mm in zip((height, width), volume.spacing, strict=True)]
+    labels = torch.from_numpy(np.ascontiguousarray(volume.mask, dtype=np.uint8))[:, None]
+    if shape != [height, width]:
+        labels = F.interpolate(labels, shape, mode="nearest-exact")
+    channels = [_channel(image[:, c], shape, size, normalise) for c in range(image.shape[1])]
+    return torch.cat(channels, dim=1), centred(labels, size, 0)[:, 0]
+
+
+def _channel(image: np.ndarray, shape: list[int], size: int, normalise: str) -> Tensor:
+    """(s, 1, size, size) of one channel (s, h, w) that is resampled to `shape` first."""
+    if not image.max() > image.min():  # resampling would turn rounding into contrast
+        raise DataError(f"expected an image with contrast, found the value {image.min():g} everywhere")
+    pixels = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[:, None]
+    if shape != list(image.shape[1:]):
+        pixels = F.interpolate(pixels, shape, mode="bilinear", antialias=True)
+    pixels = centred(pixels, size, float(pixels.min()))
+    low, high = float(pixels.min()), float(pixels.max())
+    if not high > low:
+        raise DataError(f"expected an image with contrast, found the value {low:g} everywhere")
+    if normalise == "zscore":
+        std, mean = torch.std_mean(pixels.double(), correction=0)
+        return ((pixels - mean) / std).float()
+    return (pixels - low) / (high - low)
 
 
 def centred(pixels: Tensor, size: int, fill: float) -> Tensor:
@@ -163,33 +264,6 @@ def centred(pixels: Tensor, size: int, fill: float) -> Tensor:
     top, left = (size - height) // 2, (size - width) // 2
     # Negative padding crops.
     return F.pad(pixels, (left, size - width - left, top, size - height - top), value=fill)
-
-
-@dataclass
-class Counts:
-    """What lies in a data set's folder, for `prr.data.check`; the inspector of a data set fills it in."""
-
-    patients: int
-    volumes: int = 0
-    slices: int = 0  # annotated ones
-    labels: set[int] = field(default_factory=set)
-    spacing_mm: list[float] = field(default_factory=list)  # as stored
-    missing: list[str] = field(default_factory=list)  # a line for each absent file or contour
-    phantom: bool = False
-
-    def add(self, volume: Volume) -> None:
-        """Count a volume that was read."""
-        self.volumes += 1
-        self.slices += len(volume.image)
-        self.labels |= set(np.unique(volume.mask).tolist())
-        self.spacing_mm += volume.spacing
-        self.phantom |= volume.phantom
-
-    def misses(self, *paths: Path) -> bool:
-        """Whether one of these files is absent; names each that is in `missing`."""
-        absent = [str(path) for path in paths if not path.is_file()]
-        self.missing += absent
-        return bool(absent)
 
 
 def choose(
@@ -253,3 +327,8 @@ def reading(path: Path | str, expected: str) -> Iterator[None]:
         if isinstance(error, FileNotFoundError):
             found = "no such file; get the data set again, whole"
         raise DataError(f"{path}: expected {expected}, found {found}") from error
+
+
+def refusal(error: DataError) -> Volume:
+    """In a listing, what stands for a volume that can't be listed: a reader refuses it in its turn."""
+    raise error
