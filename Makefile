@@ -13,8 +13,12 @@ given = "$(if $(filter command line,$(origin $(1))),$($(1)),$(2))"
 # Tests run on phantoms, whatever data sets the user has, with a store of their own; the book build at the end finds there
 # what the chapters trained under nbval. One thread for each of two workers, where a profile doesn't say otherwise.
 TESTED := build/test
-TEST_ENV := env -u PRR_ACDC -u PRR_T1 -u PRR_RVSC \
+PLACES := TARGET OTHER1 OTHER2
+TEST_ENV := env $(foreach each,ACDC T1 RVSC $(PLACES),-u PRR_$(each) -u PRR_$(each)_LABELS) \
 	PRR_STORE="$(CURDIR)/$(TESTED)/store" OMP_NUM_THREADS=1
+
+# Data sets of a reader's own, as the variables that the program knows.
+OWN = $(foreach each,$(PLACES) $(PLACES:%=%_LABELS),$(if $($(each)),PRR_$(each)="$($(each))"))
 
 .PHONY: help book edition test bench lint clean distclean
 
@@ -23,15 +27,17 @@ help: ## show this list
 	@echo
 	@echo 'make book EDITION=name shows what was computed on a GPU and is kept in data/editions, on any machine'
 	@echo 'make book PROFILE=smoke|quick|paper  CHAPTERS="03 04"  DRY_RUN=1  DEVICE=auto|cpu|cuda|mps  SET="name=value ..."'
+	@echo 'TARGET=/path/to/Dataset004_X runs the study on a data set of your own; OTHER1=... OTHER2=... beside it, and with'
+	@echo 'TARGET_LABELS="RV=1 MYO=2 LV=3" (OTHER1_LABELS=...) you name the values in its label files, or choose some'
 	@echo 'JOBS=4 makes so many results at a time, SCHEDULER=tcp://host:8786 makes them on a dask cluster'
 	@echo 'PYTHON=python3.12 names the interpreter that makes .venv'
 
 book: .venv/.book ## execute the chapters and build the book at build/<profile>/html/index.html
-	$(JOBS:%=PRR_JOBS=%) $(SCHEDULER:%=PRR_SCHEDULER=%) $(BIN)/python -m prr book $(if $(EDITION),--edition "$(EDITION)",--profile "$(PROFILE)") \
+	$(OWN) $(JOBS:%=PRR_JOBS=%) $(SCHEDULER:%=PRR_SCHEDULER=%) $(BIN)/python -m prr book $(if $(EDITION),--edition "$(EDITION)",--profile "$(PROFILE)") \
 		$(CHAPTERS:%=--chapters %) $(if $(DEVICE),--device "$(DEVICE)") $(SET:%=--set "%") $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
 
 edition: .venv/.book ## compute the edition NAME on a CUDA device: results that any machine can render, in data/editions
-	$(JOBS:%=PRR_JOBS=%) $(SCHEDULER:%=PRR_SCHEDULER=%) $(BIN)/python -m prr edition $(call given,NAME,cuda) \
+	$(OWN) $(JOBS:%=PRR_JOBS=%) $(SCHEDULER:%=PRR_SCHEDULER=%) $(BIN)/python -m prr edition $(call given,NAME,cuda) \
 		--profile $(call given,PROFILE,paper) $(SET:%=--set "%") $(if $(MINUTES),--minutes "$(MINUTES)")
 
 test: .venv/.tests lint ## everything: lint, unit tests, every chapter under nbval, a book build with -W

@@ -22,10 +22,11 @@ predictors donors reuse
 verdict
 figures
 data.labels data.anatomy
-data.slices data.plausible data.dicom data.nifti
+data.slices data.plausible data.dicom
 data.volumes
-data.textures data.acdc data.t1 data.rvsc data.nnunet
-data.phantom
+data.nifti data.textures data.t1 data.rvsc
+data.acdc data.pictures data.shapes
+data.nnunet data.phantom
 data.sets
 data
 study.profiles study.store study.revisions study.paper study.display study.models study.figures

@@ -120,7 +120,7 @@ def test_a_narrow_encoder_has_the_same_names_and_proportional_channels(torchvisi
 
 
 @pytest.mark.parametrize("build", [unet, pspnet])
-@pytest.mark.parametrize(("in_channels", "out_channels"), [(1, 4), (3, 2)])
+@pytest.mark.parametrize(("in_channels", "out_channels"), [(1, 4), (3, 2), (2, 5)])
 def test_the_output_has_the_size_of_the_image(build, in_channels, out_channels):
     model = build(2, in_channels, out_channels).eval()
     assert model(torch.zeros(2, in_channels, 64, 48)).shape == (2, out_channels, 64, 48)
@@ -158,7 +158,7 @@ def test_networks_start_from_he_kernels_biases_0_and_batch_norm_1_and_0(build):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"in_channels": 2}, "in_channels=2: expected 1 or 3"),
+        ({"in_channels": 2, "weights": "imagenet"}, "in_channels=2: expected 1 or 3"),
         ({"width": 4, "weights": "imagenet"}, "width=4.*width 64 only"),
         ({"width": 4, "weights": "coco"}, "weights='coco': expected None or 'imagenet'"),
     ],

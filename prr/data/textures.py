@@ -1,8 +1,11 @@
 """Images of textured shapes: a generic task to begin from, with nothing of the heart in it."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
+from prr.data.labels import LABELS
 from prr.data.slices import Slices, split
 
 COUNT, PER_PATIENT = 320, 8  # images in all, and images that count as one patient
@@ -14,7 +17,7 @@ SHAPES = (  # of radius 1 around 0: disc, square, triangle
 )
 
 
-def textures(size: int = 64) -> Slices:
+def textures(size: int = 64, *, labels: Mapping[int, str] = LABELS, channels: int = 1) -> Slices:
     """Discs, squares and triangles of three grains before a ground of a fourth: the grain is the label.
 
     Shape, place, direction and brightness are drawn independently for every region of every image, and say
@@ -22,6 +25,9 @@ def textures(size: int = 64) -> Slices:
 
     Args:
         size: pixels, square.
+        labels: those of the data set that is imitated, whose names the grains take; of fewer than three, the last one
+            stands for all further grains.
+        channels: so many copies of an image.
 
     Returns:
         Slices: 320 images of mean 0 and standard deviation 1, of which every 8 count as one patient; masks with
@@ -40,13 +46,14 @@ def textures(size: int = 64) -> Slices:
     images /= images.std((1, 2), keepdims=True)
     unit = torch.arange(COUNT) // PER_PATIENT
     return Slices(
-        images=torch.from_numpy(images[:, None].astype(np.float32)),
-        masks=torch.from_numpy(masks.astype(np.uint8)),
+        images=torch.from_numpy(images[:, None].astype(np.float32)).repeat(1, channels, 1, 1),
+        masks=torch.from_numpy(masks.clip(max=max(labels)).astype(np.uint8)),
         patient=unit,
         spacing_mm=1.0,
         name="textures",
         held_out=split(unit),
         phantom=True,
+        labels=labels,
     )
 
 

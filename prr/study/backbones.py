@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.densenet import DenseNet
 
-from prr.study.models import TITLES, DoubleConv, PSPNet, he_initialised, pspnet, unet
+from prr.study.models import RGB, TITLES, DoubleConv, PSPNet, he_initialised, pspnet, unet
 
 LEVELS = 4
 
@@ -80,12 +80,12 @@ def backbone(
 class DenseEncoder(nn.Sequential):
     """torchvision's dense blocks, two layers in each of four, with output stride 8 by dilation; see `densenet`."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, in_channels: int = RGB):
         super().__init__()
         made = DenseNet(growth_rate=width // 2, block_config=(2, 2, 2, 2), num_init_features=width)
         for name, module in made.features.named_children():
             self.add_module(name, module)
-        self.conv0 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.conv0 = nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False)
         for block, dilation in ((self.denseblock3, 2), (self.denseblock4, 4)):
             for conv in (module for module in block.modules() if isinstance(module, nn.Conv2d)):
                 if conv.kernel_size == (3, 3):
@@ -108,19 +108,20 @@ def densenet(width: int = 64, in_channels: int = 1, out_channels: int = 4) -> nn
 
     Args:
         width: channels of the stem; even. A dense layer adds half as many.
-        in_channels: 1 (repeated to 3) or 3.
+        in_channels: 1 (repeated to 3) or more.
         out_channels: classes, or copies of the image for auto-encoding.
 
     Source: Huang et al. 2017, doi:10.1109/CVPR.2017.243; the head as in `prr.study.models.pspnet`.
     """
-    return he_initialised(PSPNet(DenseEncoder(width), 2 * width, 2 * width, width, in_channels, out_channels))
+    encoder = DenseEncoder(width, RGB if in_channels == 1 else in_channels)
+    return he_initialised(PSPNet(encoder, 2 * width, 2 * width, width, in_channels, out_channels))
 
 
 class Architecture(NamedTuple):
     """What the study knows of a network.
 
     Args:
-        make: (width) -> network, (n, 1, h, w) -> (n, 4, h, w).
+        make: (width, in_channels, out_channels) -> network, (n, in_channels, h, w) -> (n, out_channels, h, w).
         title: how it is written in tables and figures.
         sized_as: unet or pspnet, whose width and start of a profile it has.
         features: name of the module whose output the classifier sees.
@@ -159,8 +160,8 @@ NAMES = {name: each.title for name, each in ARCHITECTURES.items()}
 ENCODERS = ("down.", "encoder.")  # how the names of an encoder's parameters begin
 
 
-def random(network: str, width: int, seed: int) -> nn.Module:
+def random(network: str, width: int, seed: int, channels: int = 1, classes: int = 4) -> nn.Module:
     """An untrained network from a seed; the global generator stays as it was."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return ARCHITECTURES[network].make(width)
+        return ARCHITECTURES[network].make(width, channels, classes)

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from prr.data import DATA_SETS, Slices, describe, textures, write_phantom
+from prr.data import DATA_SETS, LAYOUTS, Slices, describe, recognise, textures, write_phantom
 from prr.errors import DataError, MissingError, OptionError
 from prr.study.jobs import Executor, Need
 from prr.study.profiles import Profile
 from prr.study.store import Key, Store, digest, fingerprint
 
 TEXTURES = "textures"  # a data set that is made, for the start "pretext"
+OUTLINED = ("t1", "rvsc")  # layouts that hold the outlines of one label, which no map renames
 PHANTOM_SEED = 0
+# Places of the study by their names in the paper, and how they are called where other data sets stand there.
+PLACES = {"acdc": "target", "t1": "other1", "rvsc": "other2"}
+FOLDERS = tuple(f"PRR_{name.upper()}" for pair in PLACES.items() for name in pair)
+VARIABLES = (*FOLDERS, *(f"{name}_LABELS" for name in FOLDERS))  # all that say what stands in a place
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +37,7 @@ class Data(Need):
         scale: what decides how slices look: size, spacing_mm, normalise.
         files: digests of the files and of the code that reads them; empty where only facts are known.
         folder: where they lie; None for what is made.
-        facts: the columns of `prr.data.describe`, and `content`, a digest of all voxels, masks, patients and the split.
+        facts: the columns of `prr.data.describe`, and those of MORE.
     """
 
     name: str
@@ -66,64 +72,148 @@ class Data(Need):
         return decoded(results.store, self.name, self.scale, self.files, self.folder)
 
 
-def data(executor: Executor, name: str, scale: Key, folder: Path | None) -> Data:
+# content: a digest of all voxels, masks, patients and the split; labels: {value: name} as JSON; fitted: whether the
+# spacing follows from the images
+MORE = ("content", "labels", "channels", "ignore", "fitted")
+
+
+def data(
+    executor: Executor, name: str, scale: Key, source: Source, target: dict[str, Any] | None = None, fit: bool = False
+) -> Data:
     """A data set whose files lie in a folder, described from the store or now.
 
+    Args:
+        executor: of its store.
+        name: of a place, or textures.
+        scale: see `scale_of`.
+        source: where its files lie.
+        target: facts of the target, whose labels and channels all others share; None for the target itself.
+        fit: the spacing follows from the images, or from the target's.
+
     Raises:
-        DataError: the folder does not hold the data set.
+        DataError: the folder does not hold the data set, or what the target needs of it.
         MissingError: the store only reads, and nothing is known of it yet.
     """
     store = executor.store
-    files = {"files": None if folder is None else fingerprint(folder), "readers": readers()}
+    files = {"files": None if source.folder is None else fingerprint(source.folder), "readers": readers()}
+    files |= {"layout": source.layout, "map": source.labels}
+    if fit:
+        files["spacing_mm"] = target and target["spacing_mm"]
+    if target:
+        files |= {name: target[name] for name in ("labels", "channels")}
 
     def make() -> tuple[pd.DataFrame, dict]:
         with executor.measured() as cost:
-            found = decoded(store, name, scale, files, folder)
-        return describe(found).assign(content=content(found)), cost
+            found = decoded(store, name, scale, files, source.folder)
+        table = describe(found).assign(
+            content=content(found), labels=json.dumps(dict(found.labels)), channels=found.images.shape[1],
+            ignore=-1 if found.ignore is None else found.ignore, fitted=fit,
+        )  # fmt: skip
+        own = source.layout == name or found.phantom
+        return table if own else table.assign(origin="real stand-in"), cost
 
     facts = store.get("tables", {"data set": name, **scale, **files, "what": "facts"}, make)[0].iloc[0].to_dict()
-    return Data(name, scale, files, folder, facts)
+    return Data(name, scale, files, source.folder, facts)
 
 
-def check_name(name: str) -> None:
-    """Refuse an unknown data set.
+def place_of(name: str) -> str:
+    """The place that a name stands for: "t1" for other1.
 
     Raises:
         OptionError: names the known ones.
     """
-    if name not in (*DATA_SETS, TEXTURES):
-        raise OptionError(f"data set {name!r}: expected one of {', '.join((*DATA_SETS, TEXTURES))}")
+    known = {**{each: each for each in (*PLACES, TEXTURES)}, **{alias: each for each, alias in PLACES.items()}}
+    if name not in known:
+        raise OptionError(f"data set {name!r}: expected one of {', '.join(known)}")
+    return known[name]
 
 
 def scale_of(profile: Profile, name: str) -> Key:
     """What of a profile decides what slices look like."""
-    check_name(name)
     if name == TEXTURES:
         return {"size": profile.size}
     return {"size": profile.size, "spacing_mm": profile.spacing_mm, "normalise": profile.normalisation}
 
 
-def folder_of(store: Store, profile: Profile, data_root: str | Path | None, name: str) -> Path | None:
-    """Where a data set's files lie: below `data_root`, where its variable says, else a phantom's; None for textures.
+class Source(NamedTuple):
+    """Where a data set's files lie: a folder, the name of its layout, and how its labels are mapped, if they are."""
+
+    folder: Path | None
+    layout: str
+    labels: str | None = None
+
+
+Given = dict[str, Source]  # what a user has put into places; the others are left to the phantoms
+
+
+def given(data_root: str | Path | None) -> Given:
+    """What a user has put into the places of the study: below `data_root`, or named by variables.
 
     Raises:
-        DataError: a root without any data set, or a variable that names nothing.
+        DataError: a root without any data set, a variable that names nothing, or two variables for one place.
+    """
+    found = {}
+    for place, alias in PLACES.items():
+        folder = _variable(place, alias)
+        if data_root is not None:
+            root = Path(data_root).expanduser()
+            folder = next((root / name for name in (place, alias) if (root / name).is_dir()), folder)
+        if folder:
+            folder, labels = Path(folder).expanduser().absolute(), _variable(place, alias, "_LABELS")
+            found[place] = Source(folder, layout_of(place, folder), labels)
+    if data_root is not None and not any(source.folder.is_relative_to(root.absolute()) for source in found.values()):
+        raise DataError(f"data_root={root}: expected a folder that holds acdc/, t1/ or rvsc/, found none of them")
+    return found
+
+
+def _variable(place: str, alias: str, suffix: str = "") -> str | None:
+    """What the variable of a place says, whichever of its names is used."""
+    names = [f"PRR_{name.upper()}{suffix}" for name in (place, alias)]
+    found = {name: value for name in names if (value := os.environ.get(name))}
+    if len(set(found.values())) > 1:
+        told = ", ".join(f"{name}={value}" for name, value in found.items())
+        raise DataError(f"{told}: expected one, for both name the same place; unset the other")
+    for name, value in found.items():
+        if not suffix and not Path(value).expanduser().exists():
+            raise DataError(f"{name}={value}: nothing there; correct the variable or unset it")
+    return next(iter(found.values()), None)
+
+
+def layout_of(place: str, folder: Path) -> str:
+    """The layout of a folder: told by itself, else taken for that of the paper's set, whose reader then says more."""
+    try:
+        return recognise(folder)
+    except DataError:
+        return place
+
+
+def is_own(given: Given) -> bool:
+    """Whether the target is a data set of the reader's, which no phantom resembles."""
+    return "acdc" in given and given["acdc"].layout not in DATA_SETS
+
+
+def places(given: Given) -> tuple[str, ...]:
+    """The places that hold a data set, the target's first: phantoms stand beside the paper's sets alone."""
+    return tuple(name for name in PLACES if name == "acdc" or name in given or not is_own(given))
+
+
+def source_of(store: Store, profile: Profile, given: Given, name: str) -> Source:
+    """Where a data set's files lie; a phantom's are written now if they are not in the store.
+
+    Raises:
+        DataError: nothing stands in this place.
     """
     if name == TEXTURES:
-        return None
-    if data_root is not None:
-        root = Path(data_root).expanduser()
-        if (root / name).is_dir():
-            return root / name
-        if not any((root / other).is_dir() for other in DATA_SETS):
-            raise DataError(f"data_root={root}: expected a folder that holds acdc/, t1/ or rvsc/, found none of them")
-    if folder := os.environ.get(f"PRR_{name.upper()}"):
-        if not Path(folder).expanduser().exists():
-            raise DataError(f"PRR_{name.upper()}={folder}: nothing there; correct the variable or unset it")
-        return Path(folder).expanduser().absolute()
-    if (patients := getattr(profile, f"{name}_patients", None)) is None:
-        raise DataError(f"{name}: expected its folder in PRR_{name.upper()} or data_root, for it has no phantom")
-    return phantom(store, name, patients)
+        return Source(None, TEXTURES)
+    if name in given:
+        return given[name]
+    if name not in places(given):
+        alias = PLACES[name].upper()
+        raise DataError(
+            f"{PLACES[name]}: expected a data set beside the target's, found none; name its folder: PRR_{alias}=..., "
+            f"or make book {alias}=..."
+        )
+    return Source(phantom(store, name, getattr(profile, f"{name}_patients")), name)
 
 
 def phantom(store: Store, name: str, patients: int) -> Path:
@@ -142,17 +232,33 @@ def phantom(store: Store, name: str, patients: int) -> Path:
 
 def decoded(store: Store, name: str, scale: Key, files: Key, folder: Path | None) -> Slices:
     """The slices of a data set, from the store or read now."""
+    labels = {int(value): label for value, label in json.loads(files.get("labels", "{}")).items()}  # the target's
+    channels = files.get("channels", 1)
     if folder is None:
-        return textures(**scale)
+        return textures(**scale, **({"labels": labels} if labels else {}), channels=channels)
 
     def make() -> tuple[dict, dict]:
-        slices = DATA_SETS[name].read(folder, **scale)
+        asked = scale | {each: files[each] for each in ("spacing_mm",) if each in files}
+        mapped = {"labels": files["map"]} if files["map"] else {}
+        if mapped and files["layout"] in OUTLINED:
+            raise DataError(f"{folder}: expected no map of labels, found {files['map']!r}, for it has outlines of one")
+        slices = LAYOUTS[files["layout"]].read(folder, **asked, **mapped)
+        if labels and labels != slices.labels:
+            slices = slices.relabelled(labels)
+        if labels and slices.images.shape[1] != channels:
+            raise DataError(
+                f"{folder}: expected {channels} channels, as the target has, found {slices.images.shape[1]}; leave "
+                f"{PLACES[name]} empty, or name a set of as many"
+            )
         tensors = {"images": slices.images, "masks": slices.masks, "patient": slices.patient}
-        return tensors, {"held_out": slices.held_out, "phantom": slices.phantom, "name": slices.name}
+        return tensors, {each: getattr(slices, each) for each in KEPT} | {"labels": dict(slices.labels)}
 
     tensors, record = store.get("slices", {"data set": name, **scale, **files}, make)
-    kept = {"name": record["name"], "held_out": tuple(record["held_out"]), "phantom": record["phantom"]}
-    return Slices(**tensors, spacing_mm=scale["spacing_mm"], **kept)
+    kept = {each: record[each] for each in KEPT} | {"held_out": tuple(record["held_out"])}
+    return Slices(**tensors, **kept, labels={int(value): label for value, label in record["labels"].items()})
+
+
+KEPT = ("held_out", "phantom", "name", "spacing_mm", "ignore")  # of slices, beside their tensors and labels
 
 
 def content(slices: Slices) -> str:

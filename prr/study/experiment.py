@@ -13,7 +13,7 @@ from torch import nn
 from prr.data import Slices
 from prr.errors import OptionError
 from prr.study import chapters, networks, profiles, transfer, transplants
-from prr.study.datasets import phantom
+from prr.study.datasets import MORE, phantom
 from prr.study.edition import Edition
 from prr.study.jobs import Executor
 from prr.study.profiles import OVERRIDES
@@ -142,7 +142,7 @@ class Experiment(Run):
     def data_table(self, *names: str) -> pd.DataFrame:
         """`prr.data.describe` of some data sets, a row each."""
         self.shown += (sets := [self.data(name) for name in names])
-        return pd.DataFrame([each.facts for each in sets]).drop(columns="content")
+        return pd.DataFrame([each.facts for each in sets]).drop(columns=list(MORE))
 
     def slices_to_show(self, name: str) -> Slices:
         """Validation patients' slices; beside an edition, which keeps no images, those of a small phantom."""

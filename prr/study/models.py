@@ -16,6 +16,7 @@ from prr.errors import OptionError
 from prr.layers import forward
 
 PYRAMID = (1, 2, 3, 6)
+RGB = 3  # channels that an encoder is made for; a grey image is repeated to them
 LAYOUT = torch.channels_last  # in which networks are trained and swept
 
 
@@ -74,10 +75,10 @@ class Encoder(ResNet):
     enters where layers are made, and strides and dilation are set afterwards.
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, in_channels: int = RGB):
         self.width = width
         super().__init__(BasicBlock, [2, 2, 2, 2])
-        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         del self.fc, self.avgpool
         for layer, dilation in ((self.layer3, 2), (self.layer4, 4)):
@@ -113,7 +114,7 @@ class PSPNet(nn.Module):
     def __init__(
         self, encoder: nn.Module, third: int, deep: int, width: int, in_channels: int, out_channels: int
     ):  # fmt: skip
-        """`encoder`: (n, 3, h, w) -> its third stage (n, third, h / 8, w / 8) and its last (n, deep, h / 8, w / 8)."""
+        """`encoder`: (n, c, h, w) -> its third stage (n, third, h / 8, w / 8) and its last (n, deep, h / 8, w / 8)."""
         super().__init__()
         narrow = 2 * width
         self.in_channels = in_channels
@@ -125,7 +126,7 @@ class PSPNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         size = x.shape[-2:]
-        third, deep = self.encoder(x.expand(-1, 3, -1, -1) if self.in_channels == 1 else x)
+        third, deep = self.encoder(x.expand(-1, RGB, -1, -1) if self.in_channels == 1 else x)
         levels = [
             resize(level(functional.adaptive_avg_pool2d(deep, bins)), deep.shape[-2:]).contiguous(memory_format=LAYOUT)
             for bins, level in zip(PYRAMID, self.pyramid, strict=True)
@@ -168,12 +169,12 @@ def pspnet(width: int = 64, in_channels: int = 1, out_channels: int = 4, weights
 
     Args:
         width: channels of the stem; a multiple of 1, 64 in the paper.
-        in_channels: 1 (repeated to 3) or 3.
+        in_channels: 1 (repeated to 3) or more.
         out_channels: classes, or copies of the image for auto-encoding.
         weights: None (random) or "imagenet" (torchvision's ResNet-18; width 64 only).
 
     Raises:
-        OptionError: other in_channels or weights, or ImageNet weights at another width or where they can't be had.
+        OptionError: other weights, or ImageNet weights at another width or where they can't be had.
 
     Source: Zhao et al. 2017, doi:10.1109/CVPR.2017.660; He et al. 2016, doi:10.1109/CVPR.2016.90.
 
@@ -181,10 +182,11 @@ def pspnet(width: int = 64, in_channels: int = 1, out_channels: int = 4, weights
     >>> pspnet(width=8).eval()(torch.zeros(2, 1, 48, 48)).shape
     torch.Size([2, 4, 48, 48])
     """
-    if in_channels not in (1, 3):
-        raise OptionError(f"in_channels={in_channels}: expected 1 or 3, for PSPNet's encoder takes RGB")
-    model = he_initialised(PSPNet(Encoder(width), 4 * width, 8 * width, width, in_channels, out_channels))
+    encoder = Encoder(width, RGB if in_channels == 1 else in_channels)
+    model = he_initialised(PSPNet(encoder, 4 * width, 8 * width, width, in_channels, out_channels))
     if weights is not None:
+        if in_channels not in (1, RGB):
+            raise OptionError(f"weights={weights!r} with in_channels={in_channels}: expected 1 or 3, as they take")
         load_imagenet(model, width, weights)
     return model
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,21 @@ from typing import Any
 import pandas as pd
 import torch
 
-from prr.data import Slices
+from prr.data import DATA_SETS, Slices
 from prr.errors import OptionError
 from prr.study import profiles
-from prr.study.datasets import TEXTURES, Data, data, folder_of, scale_of
+from prr.study.datasets import (
+    TEXTURES,
+    Data,
+    Given,
+    data,
+    given,
+    is_own,
+    place_of,
+    places,
+    scale_of,
+    source_of,
+)  # fmt: skip
 from prr.study.display import Words
 from prr.study.edition import Edition
 from prr.study.jobs import Executor, Job, Need, closure, compute_all, is_held, is_need, needed
@@ -33,7 +46,7 @@ class Run:
         overrides: which of its values are not the profile's own.
         seed: of starts, order and augmentation.
         results: what makes results and finds them, or an edition.
-        data_root: folder that holds acdc/, t1/ or rvsc/; None: see `datasets.folder_of`.
+        data_root: folder that holds acdc/, t1/ or rvsc/; None: see `datasets.given`.
     """
 
     def __init__(
@@ -85,19 +98,34 @@ class Run:
             DataError: a named folder that is not the data set.
             MissingError: the run only reads, and it is not there.
         """
+        name = place_of(name)
         if name not in self._data:
             scale = scale_of(self.profile, name)
             if self.edition:
                 self._data[name] = self.edition.data(name, scale)
             else:
-                folder = folder_of(self.results.store, self.profile, self.data_root, name)
-                self._data[name] = data(self.results, name, scale, folder)
+                source = source_of(self.results.store, self.profile, self.given, name)
+                alike = not is_own(self.given) and source.layout in (*DATA_SETS, TEXTURES)  # in labels and channels
+                target = None if name == "acdc" or alike else self.facts("acdc")
+                self._data[name] = data(self.results, name, scale, source, target, fit=self.fits and name != TEXTURES)
         return self._data[name]
+
+    @functools.cached_property
+    def given(self) -> Given:
+        """What the user has put into the places of the study."""
+        return given(self.data_root)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the spacing follows from the target's images: it is a reader's own, and no spacing was set."""
+        if self.edition:
+            return self.edition.fits
+        return is_own(self.given) and "spacing_mm" not in self.overrides
 
     @property
     def places(self) -> tuple[str, ...]:
         """The places of the study that hold a data set, the target's first."""
-        return self.edition.places if self.edition else places(self.data_root)
+        return self.edition.places if self.edition else places(self.given)
 
     def facts(self, name: str) -> dict[str, Any]:
         """What is known of a data set without its images: the columns of `prr.data.describe`, and more, see `Data`."""
@@ -106,6 +134,11 @@ class Run:
     def title(self, place: str) -> str:
         """The name of the data set in a place, as tables and figures write it."""
         return self.facts(place)["data set"]
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """What the target's images and labels ask of a network: channels of its input, classes of its output."""
+        return {"channels": int(self.facts("acdc")["channels"]), "classes": max(self.labels) + 1}
 
     @property
     def labels(self) -> dict[int, str]:

@@ -30,8 +30,9 @@ def checked_start(start: Start, network: str) -> Start:
 
 @derived
 def initial(
-    network: str, width: int, start: Start, dataset: str, task: str, seed: int, common: int | None = None
-) -> nn.Module:
+    network: str, width: int, start: Start, dataset: str, task: str, seed: int, common: int | None = None,
+    channels: int = 1, classes: int = 4,
+) -> nn.Module:  # fmt: skip
     """An untrained network, on the CPU.
 
     Args:
@@ -44,17 +45,19 @@ def initial(
         task: that it will be trained for.
         seed: of what is its own.
         common: seed of what is shared; None: the same.
+        channels: of its images.
+        classes: of its output.
     """
     own = seed_of(seed, dataset, task)
     if start == "imagenet":
         with torch.random.fork_rng():
             torch.manual_seed(own)
-            return ARCHITECTURES[network].make(width, weights="imagenet")
-    model = random(network, width, own)
+            return ARCHITECTURES[network].make(width, channels, classes, weights="imagenet")
+    model = random(network, width, own, channels, classes)
     if start == "independent":
         return model
     share = start if isinstance(start, int | float) else 1.0
-    theirs = random(network, width, seed_of(seed if common is None else common)).state_dict()
+    theirs = random(network, width, seed_of(seed if common is None else common), channels, classes).state_dict()
     for name, value in model.state_dict().items():
         # kernels alone are random: biases begin at 0 and batch norm at (1, 0) in every network
         if value.ndim > 1 and (start != "encoder-shared" or name.startswith(ENCODERS)):

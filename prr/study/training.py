@@ -15,8 +15,9 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from prr.data import Slices
+from prr.data.labels import IGNORED
 from prr.errors import NetworkError
-from prr.metrics import foreground_dice, nanmean
+from prr.metrics import foreground_dice, nanmean, read_as
 from prr.reuse import fitting, predict
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (output, images, masks) -> scalar
@@ -29,22 +30,22 @@ def segmentation_loss(output: Tensor, images: Tensor, masks: Tensor) -> Tensor:
 
     Args:
         output: (b, classes, h, w) logits.
-        images: (b, 1, h, w), not used.
-        masks: (b, h, w) int64.
+        images: (b, channels, h, w), not used.
+        masks: (b, h, w) int64; pixels of IGNORED are not counted.
 
     Source: Milletari et al. 2016, doi:10.1109/3DV.2016.79, in the form without squares.
     """
-    probability = output.softmax(1)[:, 1:]
+    probability = output.softmax(1)[:, 1:].where(masks[:, None] != IGNORED, 0)
     classes = torch.arange(1, output.shape[1], device=masks.device)
     truth = masks[:, None] == classes.reshape(-1, 1, 1)
     both, total = (probability * truth).sum((0, 2, 3)), probability.sum((0, 2, 3)) + truth.sum((0, 2, 3))
     soft_dice = (2 * both + 1) / (total + 1)  # + 1 pixel: a class that a batch lacks counts as right if not predicted
-    return functional.cross_entropy(output, masks) + 1 - soft_dice.mean()
+    return functional.cross_entropy(output, masks, ignore_index=IGNORED) + 1 - soft_dice.mean()
 
 
 def autoencoding_loss(output: Tensor, images: Tensor, masks: Tensor) -> Tensor:
-    """Mean square error of every output channel against the input image, as in the paper."""
-    return functional.mse_loss(output, images.expand_as(output))
+    """Mean square error of every output channel against the input image, as in the paper; of several, each in turn."""
+    return functional.mse_loss(output, images[:, [each % images.shape[1] for each in range(output.shape[1])]])
 
 
 LOSSES = {"segmentation": segmentation_loss, "auto-encoding": autoencoding_loss, "denoising": autoencoding_loss}
@@ -140,13 +141,13 @@ def fit(
     return pd.DataFrame(history, columns=["step", "loss", "validation"])
 
 
-def cost_per_slice(model: nn.Module, size: int) -> tuple[float, float]:
+def cost_per_slice(model: nn.Module, size: int, channels: int = 1) -> tuple[float, float]:
     """Seconds that one slice of a training step takes, and bytes that its forward pass keeps for the backward pass.
 
     Measured on a batch of two; the network is changed by it.
     """
     device = next(model.parameters()).device
-    images = torch.randn(2, 1, size, size, device=device)
+    images = torch.randn(2, channels, size, size, device=device)
     masks = torch.zeros(2, size, size, dtype=torch.long, device=device)
     model.to(memory_format=torch.channels_last)  # as `fit` does
     optimiser = torch.optim.Adam(model.parameters())
@@ -197,5 +198,5 @@ def validate(model: nn.Module, part: Slices, task: str, batch_size: int = 32) ->
         torch.manual_seed(0)  # every validation hides the same squares
         output = predict(model.eval(), given(part.images, task), batch_size)
     if task == "segmentation":
-        return float(nanmean(foreground_dice(output, part)))
+        return float(nanmean(read_as(foreground_dice, 0.0, part.ignore)(output, part)))
     return autoencoding_loss(output, part.images.to(output.device), part.masks).item()

@@ -1,0 +1,93 @@
+"""Images that are no NIfTI: pictures (PNG, BMP, JPEG), TIFF, and what SimpleITK reads, where it is installed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from prr.data.nifti import Pair
+from prr.data.volumes import check_spacing, reading
+from prr.errors import DataError
+
+PICTURES = (".png", ".bmp", ".jpg", ".jpeg", ".gif", ".webp")
+TIFF = (".tif", ".tiff")
+NO_SPACING = "expected a spacing, found none; a pixel counts as 1 mm"
+
+
+def read_pair(image_paths: Sequence[Path], mask_path: Path) -> Pair:
+    """An image, of one file for each channel or one for all, and its mask.
+
+    Raises:
+        DataError: a file can't be read, images and mask of different shapes, colour where labels are expected, or a
+            format that needs SimpleITK where that is not installed.
+    """
+    images, spacings = zip(*(_read(path) for path in image_paths), strict=True)
+    mask, _ = _read(mask_path, is_mask=True)
+    shape = (*mask.shape[:1], *mask.shape[2:])
+    for path, image in zip(image_paths, images, strict=True):
+        if (*image.shape[:1], *image.shape[2:]) != shape:
+            found = f"{shape[0]} slices of {shape[1]} x {shape[2]}"
+            expected = f"{image.shape[0]} slices of {image.shape[2]} x {image.shape[3]}"
+            raise DataError(f"{mask_path}: expected {expected}, as {path.name} has, found {found}")
+    if mask.shape[1] != 1:
+        raise DataError(f"{mask_path}: expected one label a pixel, found {mask.shape[1]} channels; save it as grey")
+    spacing = spacings[0]
+    told = () if spacing else (NO_SPACING,)
+    image = np.concatenate(images, axis=1)
+    return Pair(image if image.shape[1] > 1 else image[:, 0], mask[:, 0], spacing or (1.0, 1.0), False, told)
+
+
+def _read(path: Path, is_mask: bool = False) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """(s, c, h, w) values, and mm between rows and between columns, where the file says it."""
+    with reading(path, "an image"):
+        name = path.name.lower()
+        if name.endswith(PICTURES):
+            values, spacing = _picture(path, is_mask), None
+        elif name.endswith(TIFF):
+            values, spacing = _tiff(path)
+        else:
+            values, spacing = _by_simpleitk(path)
+        if not np.isfinite(values).all():
+            raise DataError("expected finite pixels, found NaN or infinity")
+        if is_mask and (values != np.round(values)).any():
+            raise DataError("expected labels, whole numbers, found others")
+        return values, spacing
+
+
+def _picture(path: Path, is_mask: bool) -> np.ndarray:
+    """(1, c, h, w) of a picture: indices of a palette where labels are expected, else its colours."""
+    with Image.open(path) as picture:
+        picture = picture.convert("RGB") if picture.mode == "P" and not is_mask else picture
+        values = np.asarray(picture)
+    return values[None, None] if values.ndim == 2 else np.moveaxis(values, -1, 0)[None]
+
+
+def _tiff(path: Path) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """(s, 1, h, w), or (1, 3, h, w) where it is coloured; spacing from CASE.json beside it, as nnU-Net writes it."""
+    values = tifffile.imread(path)
+    about = path.with_name(f"{path.name.partition('.')[0].removesuffix('_0000')}.json")
+    spacing = check_spacing(json.loads(about.read_text())["spacing"][-2:]) if about.is_file() else None
+    if values.ndim == 3 and values.shape[-1] in (3, 4) and values.shape[0] > 4:
+        return np.moveaxis(values, -1, 0)[None], spacing
+    if values.ndim not in (2, 3):
+        raise DataError(f"expected 2 or 3 axes, found {values.shape}")
+    return np.atleast_3d(values.T).T[:, None], spacing
+
+
+def _by_simpleitk(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
+    """(s, c, h, w) of whatever SimpleITK reads: .mha, .nrrd, ..."""
+    try:
+        import SimpleITK
+    except ModuleNotFoundError:
+        raise DataError("expected SimpleITK for this format, found it missing; pip install SimpleITK") from None
+    image = SimpleITK.ReadImage(str(path))
+    values = SimpleITK.GetArrayFromImage(image)
+    several = image.GetNumberOfComponentsPerPixel() > 1
+    values = values if image.GetDimension() == 3 else values[None]
+    values = np.moveaxis(values, -1, 1) if several else values[:, None]
+    return values, check_spacing(image.GetSpacing()[1::-1])

@@ -1,0 +1,234 @@
+"""Data sets in nnU-Net's layout and as lists: what is read, how labels are numbered, what is refused."""
+
+import json
+import warnings
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from prr.data import read_nnunet, write_shapes
+from prr.errors import DataError, OptionError
+
+NAMES = {"background": 0, "LV": 1, "MYO": 2, "RV": 3}
+
+
+def volume(number: int, shape=(20, 24, 3), labels=(1, 2, 3)) -> tuple[np.ndarray, np.ndarray]:
+    """An image and a mask (x, y, z) with a box for each label."""
+    rng = np.random.default_rng(number)
+    mask = np.zeros(shape, np.uint8)
+    for place, label in enumerate(labels):
+        mask[3 + 5 * place : 7 + 5 * place, 4 + number : 12 + number] = label
+    return rng.normal(100, 5, shape) + 40 * mask, mask
+
+
+def save(path: Path, values: np.ndarray, zooms=(2.0, 2.0, 8.0)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(values, np.diag([*zooms, 1.0])), path)
+
+
+def nnunet(root: Path, cases=("a", "b", "c"), channels=1, labels=NAMES, **about) -> Path:
+    """Volumes in nnU-Net's layout, second version."""
+    for number, case in enumerate(cases):
+        image, mask = volume(number)
+        for channel in range(channels):
+            save(root / f"imagesTr/{case}_{channel:04d}.nii.gz", (image * (channel + 1)).astype(np.float32))
+        save(root / f"labelsTr/{case}.nii.gz", mask)
+    names = {str(channel): f"channel {channel}" for channel in range(channels)}
+    stated = {"channel_names": names, "labels": labels, "numTraining": len(cases), "file_ending": ".nii.gz"} | about
+    (root / "dataset.json").write_text(json.dumps(stated))
+    return root
+
+
+def read(root: Path, **options):
+    return read_nnunet(root, **{"size": 24, "spacing_mm": 2.0, "progress": False} | options)
+
+
+def test_volumes_come_as_slices_with_the_labels_of_the_json(tmp_path):
+    found = read(nnunet(tmp_path / "Dataset004_Boxes"))
+    assert (found.name, found.phantom, len(found)) == ("Boxes", False, 9)
+    assert found.labels == {0: "background", 1: "LV", 2: "MYO", 3: "RV"}
+    _, mask = volume(1)
+    own = found.masks[found.patient == 2]
+    assert [int((own == label).sum()) for label in (1, 2, 3)] == [int((mask == label).sum()) for label in (1, 2, 3)]
+    assert torch.equal(own[0, 2:22], torch.from_numpy(mask[:, :, 0]))  # rows are the first axis
+
+
+def test_several_channels_are_normalised_each_by_itself(tmp_path):
+    found = read(nnunet(tmp_path, channels=2))
+    assert found.images.shape == (9, 2, 24, 24)
+    own = found.images[found.patient == 1]
+    assert torch.allclose(own[:, 0], own[:, 1], atol=1e-4)  # the second is twice the first
+    assert own.mean((0, 2, 3)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(("labels", "names", "counts"), [
+    ("RV=3", {0: "background", 1: "RV"}, [3, 0, 0]),
+    ("RV=3 LV=1", {0: "background", 1: "RV", 2: "LV"}, [3, 1, 0]),
+    ("heart=1 heart=2 heart=3", {0: "background", 1: "heart"}, ["all", 0, 0]),
+])  # fmt: skip
+def test_a_map_chooses_joins_and_orders_labels(tmp_path, labels, names, counts):
+    found = read(nnunet(tmp_path, cases=("a",)), labels=labels)
+    _, mask = volume(0)
+    size = {0: 0, "all": int((mask > 0).sum())} | {each: int((mask == each).sum()) for each in (1, 2, 3)}
+    assert found.labels == names
+    assert [int((found.masks == label).sum()) for label in (1, 2, 3)] == [size[each] for each in counts]
+
+
+def test_an_ignored_label_is_no_class(tmp_path):
+    found = read(nnunet(tmp_path, labels={"background": 0, "LV": 1, "MYO": 2, "ignore": 3}))
+    assert (found.labels, found.ignore) == ({0: "background", 1: "LV", 2: "MYO"}, 255)
+    assert found.masks.unique().tolist() == [0, 1, 2, 255]
+
+
+def test_patients_and_splits_are_the_data_sets_own(tmp_path):
+    root = nnunet(tmp_path, cases=("a1", "a2", "b1", "c1"))
+    (root / "patients.csv").write_bytes(b"\xef\xbb\xbfcase,patient\r\na1,a\r\na2,a\r\nb1,b\r\nc1,c\r\n")
+    (root / "splits_final.json").write_text(json.dumps([{"train": ["a1", "a2", "c1"], "val": ["b1"]}]))
+    found = read(root)
+    assert found.patient.unique().tolist() == [1, 2, 3]
+    assert found.validation.patient.unique().tolist() == [2]
+    assert len(found.train) == 9
+
+
+def test_a_patient_on_both_sides_is_refused(tmp_path):
+    root = nnunet(tmp_path, cases=("a1", "a2", "b1"))
+    (root / "patients.csv").write_text("case,patient\na1,a\na2,a\nb1,b\n")
+    (root / "splits_final.json").write_text(json.dumps([{"train": ["a1", "b1"], "val": ["a2"]}]))
+    with pytest.raises(DataError, match=r"splits_final.json.*trained on or held out, found one in both.*a1, a2"):
+        read(root)
+
+
+def test_a_list_of_images_and_labels_is_the_second_form(tmp_path):
+    (image, mask), lists, images = volume(0), {"training": [], "validation": []}, tmp_path / "imagesTr"
+    images.mkdir()
+    for case, part in (("x", "training"), ("y", "training"), ("z", "validation")):
+        both = np.stack([image + ord(case), image**2], -1).astype(np.float32)
+        nib.save(nib.Nifti1Image(both, np.diag([2.0, 2.0, 8.0, 1.0])), images / f"{case}.nii.gz")
+        save(tmp_path / f"labelsTr/{case}.nii.gz", mask)
+        lists[part].append({"image": f"./imagesTr/{case}.nii.gz", "label": f"./labelsTr/{case}.nii.gz"})
+    labels = {"0": "background", "1": "A", "2": "B", "3": "C"}
+    about = {"name": "Lists", "modality": {"0": "T1", "1": "T2"}, "labels": labels}
+    (tmp_path / "dataset.json").write_text(json.dumps(about | lists))
+    found = read(tmp_path)
+    assert (found.name, found.images.shape[1]) == ("Lists", 2)
+    assert list(found.labels.values()) == ["background", "A", "B", "C"]
+    assert found.validation.patient.unique().tolist() == [3]
+
+
+def test_pictures_of_drawn_shapes_are_seen_whole(tmp_path):
+    found = read_nnunet(write_shapes(tmp_path / "Dataset001_Shapes", cases=6, classes=4), size=48)
+    assert (len(found), found.phantom, found.spacing_mm) == (6, True, 2.0)
+    assert list(found.labels.values()) == ["background", "disc", "square", "triangle"]
+    assert found.masks.flatten(1).amax(1).tolist() == [3] * 6
+    assert (found.masks[:, :4] == 0).all()  # 80 rows of 96: padded
+
+
+def test_colour_pictures_have_three_channels_and_palettes_are_labels(tmp_path):
+    rng = np.random.default_rng(0)
+    for case in ("a", "b"):
+        for place in ("imagesTr", "labelsTr"):
+            (tmp_path / place).mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(tmp_path / f"imagesTr/{case}_0000.png")
+        mask = Image.fromarray((np.arange(256) % 3).reshape(16, 16).astype(np.uint8), mode="P")
+        mask.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+        mask.save(tmp_path / f"labelsTr/{case}.png")
+    about = {"channel_names": dict(enumerate("RGB")), "labels": {"bg": 0, "x": 1, "y": 2}, "file_ending": ".png"}
+    (tmp_path / "dataset.json").write_text(json.dumps(about))
+    found = read_nnunet(tmp_path, size=16, progress=False)
+    assert found.images.shape == (2, 3, 16, 16)
+    assert found.masks.unique().tolist() == [0, 1, 2]
+
+
+def test_tiff_stacks_take_their_spacing_from_the_json_beside_them(tmp_path):
+    image, mask = (values.transpose(2, 0, 1) for values in volume(0))
+    for place in ("imagesTr", "labelsTr"):
+        (tmp_path / place).mkdir()
+    tifffile.imwrite(tmp_path / "imagesTr/a_0000.tif", image.astype(np.float32))
+    tifffile.imwrite(tmp_path / "labelsTr/a.tif", mask)
+    for place in ("imagesTr", "labelsTr"):
+        (tmp_path / place / "a.json").write_text(json.dumps({"spacing": [8, 2, 2]}))
+    about = {"channel_names": {"0": "x"}, "labels": NAMES, "file_ending": ".tif"}
+    (tmp_path / "dataset.json").write_text(json.dumps(about))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = read(tmp_path)
+    assert torch.equal(found.masks[:, 2:22], torch.from_numpy(mask))
+
+
+def without(place: str):
+    return lambda root: next((root / place).glob("b*")).unlink()
+
+
+def rewritten(**about):
+    def change(root):
+        path = root / "dataset.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | about))
+
+    return change
+
+
+def with_label(values: np.ndarray):
+    return lambda root: save(root / "labelsTr/b.nii.gz", values)
+
+
+def with_text(name: str, text: str):
+    return lambda root: (root / name).write_text(text)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda root: (root / "dataset.json").unlink(), r"expected dataset.json, as nnU-Net lays out.*found none"),
+    (with_text("dataset.json", "{"), r"dataset.json: expected a JSON object"),
+    (with_text("dataset.json", "[]"), r"dataset.json: expected an object, found list"),
+    (without("labelsTr"), r"expected an image and a label for each case, found b in imagesTr and not in labelsTr"),
+    (without("imagesTr"), r"expected an image and a label for each case, found b in labelsTr and not in imagesTr"),
+    (rewritten(channel_names={"0": "a", "1": "b"}), r"a_0000.nii.gz: expected 2 channels, as.*found 1"),
+    (rewritten(labels={"background": 0, "LV": 1}), r"labelsTr/a.nii.gz: expected labels \[0, 1\].*found \[2, 3\]"),
+    (rewritten(labels={"background": 0, "whole": [1, 2, 3], "LV": [1]}), r"one value each.*regions are not supported"),
+    (rewritten(labels={"background": 0, "a": 1, "b": 1}), r"one value each"),
+    (rewritten(labels={}), r"expected labels, found none; name the values yourself"),
+    (rewritten(file_ending=None), r"expected a file_ending such as"),
+    (with_label(np.zeros((20, 24, 4), np.uint8)), r"labelsTr/b.nii.gz: .*\(20, 24, 3\).*\(20, 24, 4\)"),
+    (with_text("patients.csv", "case,patient\na,1\n"), r"patients.csv: expected the patient of each case.* b"),
+    (with_text("patients.csv", "a;1\n"), r"patients.csv: expected columns case and patient"),
+    (with_text("splits_final.json", '[{"train": ["a"], "val": ["q"]}]'), r"splits_final.json: expected cases.*found q"),
+    (with_text("splits_final.json", "[]"), r"splits_final.json: expected a list of"),
+    (with_text("labelsTr/b.nii.gz", "nothing"), r"labelsTr/b.nii.gz: expected"),
+])  # fmt: skip
+def test_what_is_wrong_is_one_line_with_the_file(tmp_path, change, message):
+    root = nnunet(tmp_path / "Dataset004_Boxes")
+    change(root)
+    with pytest.raises(DataError, match=message) as told:
+        read(root)
+    assert "\n" not in str(told.value)
+
+
+def test_a_label_file_without_a_label_is_told(tmp_path):
+    root = nnunet(tmp_path)
+    save(root / "labelsTr/b.nii.gz", np.zeros((20, 24, 3), np.uint8))
+    with pytest.warns(UserWarning, match=r"b_0000.nii.gz: expected some of the labels LV, MYO, RV, found none of them"):
+        read(root)
+
+
+def test_a_folder_of_several_sets_names_them(tmp_path):
+    nnunet(tmp_path / "Dataset001_A")
+    nnunet(tmp_path / "Dataset002_B")
+    with pytest.raises(DataError, match="name one of Dataset001_A, Dataset002_B"):
+        read(tmp_path)
+
+
+def test_a_map_that_is_none_is_refused(tmp_path):
+    with pytest.raises(OptionError, match="expected NAME=VALUE"):
+        read(nnunet(tmp_path), labels="RV")
+
+
+def test_shapes_are_written_into_an_empty_folder_alone(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="expected an empty folder or none"):
+        write_shapes(tmp_path)
+    with pytest.raises(OptionError, match="2 to 4 classes"):
+        write_shapes(tmp_path / "new", classes=5)
