@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 import tifffile
 import torch
 from PIL import Image
@@ -148,8 +149,8 @@ def test_tiff_stacks_take_their_spacing_from_the_json_beside_them(tmp_path):
     image, mask = (values.transpose(2, 0, 1) for values in volume(0))
     for place in ("imagesTr", "labelsTr"):
         (tmp_path / place).mkdir()
-    tifffile.imwrite(tmp_path / "imagesTr/a_0000.tif", image.astype(np.float32))
-    tifffile.imwrite(tmp_path / "labelsTr/a.tif", mask)
+    tifffile.imwrite(tmp_path / "imagesTr/a_0000.tif", image.astype(np.float32), photometric="minisblack")
+    tifffile.imwrite(tmp_path / "labelsTr/a.tif", mask, photometric="minisblack")
     for place in ("imagesTr", "labelsTr"):
         (tmp_path / place / "a.json").write_text(json.dumps({"spacing": [8, 2, 2]}))
     about = {"channel_names": {"0": "x"}, "labels": NAMES, "file_ending": ".tif"}
@@ -158,6 +159,21 @@ def test_tiff_stacks_take_their_spacing_from_the_json_beside_them(tmp_path):
         warnings.simplefilter("error")
         found = read(tmp_path)
     assert torch.equal(found.masks[:, 2:22], torch.from_numpy(mask))
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nrrd"])
+def test_other_formats_are_read_by_simpleitk(tmp_path, ending):
+    image, mask = (values.transpose(2, 0, 1) for values in volume(0))
+    for place, name, values in (("imagesTr", "a_0000", image), ("labelsTr", "a", mask)):
+        (tmp_path / place).mkdir()
+        stored = SimpleITK.GetImageFromArray(values)
+        stored.SetSpacing((2.0, 2.5, 8.0))  # x, y, z
+        SimpleITK.WriteImage(stored, str(tmp_path / place / f"{name}{ending}"))
+    about = {"channel_names": {"0": "x"}, "labels": NAMES, "file_ending": ending}
+    (tmp_path / "dataset.json").write_text(json.dumps(about))
+    found = read(tmp_path)
+    assert found.images.shape == (3, 1, 24, 24)
+    assert int((found.masks == 1).sum()) == pytest.approx((mask == 1).sum() * 2.5 / 2, rel=0.2)  # rows 2.5 mm apart
 
 
 def without(place: str):

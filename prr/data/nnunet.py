@@ -127,6 +127,7 @@ def find(root: Path, labels: str | Mapping[str, int] | None = None) -> Listing:
     Raises:
         DataError: no dataset.json, or one that lists no cases, names no labels, or contradicts the folder.
     """
+    mapped = None if labels is None else parse(labels)
     path = root if root.name == FILE else root / FILE
     if not path.is_file():
         raise DataError(f"{root}: expected {FILE}, as nnU-Net lays out a data set, found none{_instead(root)}")
@@ -134,7 +135,7 @@ def find(root: Path, labels: str | Mapping[str, int] | None = None) -> Listing:
         about = json.loads(path.read_text(encoding="utf-8-sig"))
         if not isinstance(about, dict):
             raise DataError(f"expected an object, found {type(about).__name__}")
-        numbers = numbers_of(about, labels)
+        numbers = numbers_of(about, mapped)
         channels = len(about.get("channel_names") or about.get("modality") or ["one"])
         cases = _listed(about, path.parent) if "training" in about else _laid_out(about, path.parent)
         if not cases:
@@ -149,21 +150,19 @@ def find(root: Path, labels: str | Mapping[str, int] | None = None) -> Listing:
     )
 
 
-def numbers_of(about: Mapping[str, Any], labels: str | Mapping[str, int] | None) -> Numbers:
-    """How the labels of dataset.json, or those that a user names instead, are numbered.
+def numbers_of(about: Mapping[str, Any], mapped: dict[int, str] | None) -> Numbers:
+    """How the labels of dataset.json, or those that a user names instead, {value: name}, are numbered.
 
     Raises:
         DataError: no labels, or labels that are no single values.
-        OptionError: `labels` that are no map.
     """
     stated = about.get("labels")
     stated = stated if isinstance(stated, dict) else {}
     if stated and all(re.fullmatch("[0-9]+", key) for key in stated):  # the Decathlon's {"1": "liver"}
         stated = {name: int(value) for value, name in stated.items()}
     ignore = stated.pop("ignore", None)
-    if labels is not None:
-        values = parse(labels)
-    else:
+    values = mapped
+    if mapped is None:
         wrong = {name: value for name, value in stated.items() if type(value) is not int or not str(name).strip()}
         if wrong or len(set(stated.values())) < len(stated):
             raise DataError(
@@ -176,7 +175,7 @@ def numbers_of(about: Mapping[str, Any], labels: str | Mapping[str, int] | None)
     names = dict(enumerate(["background", *dict.fromkeys(values.values())]))
     number = {name: place for place, name in names.items()}
     of = {value: number[name] for value, name in values.items()}
-    known = {0, *of, *(each for each in stated.values() if type(each) is int)} if labels is not None else {0, *of}
+    known = {0, *of, *(each for each in stated.values() if type(each) is int)} if mapped else {0, *of}
     of |= {value: 0 for value in known - set(of)} | ({ignore: IGNORED} if type(ignore) is int else {})
     return Numbers(names, of, IGNORED if type(ignore) is int else None)
 

@@ -16,11 +16,10 @@ from prr.errors import DataError
 
 PICTURES = (".png", ".bmp", ".jpg", ".jpeg", ".gif", ".webp")
 TIFF = (".tif", ".tiff")
-NO_SPACING = "expected a spacing, found none; a pixel counts as 1 mm"
 
 
 def read_pair(image_paths: Sequence[Path], mask_path: Path) -> Pair:
-    """An image, of one file for each channel or one for all, and its mask.
+    """An image, of one file for each channel or one for all, and its mask; without a spacing a pixel counts as 1 mm.
 
     Raises:
         DataError: a file can't be read, images and mask of different shapes, colour where labels are expected, or a
@@ -36,10 +35,8 @@ def read_pair(image_paths: Sequence[Path], mask_path: Path) -> Pair:
             raise DataError(f"{mask_path}: expected {expected}, as {path.name} has, found {found}")
     if mask.shape[1] != 1:
         raise DataError(f"{mask_path}: expected one label a pixel, found {mask.shape[1]} channels; save it as grey")
-    spacing = spacings[0]
-    told = () if spacing else (NO_SPACING,)
     image = np.concatenate(images, axis=1)
-    return Pair(image if image.shape[1] > 1 else image[:, 0], mask[:, 0], spacing or (1.0, 1.0), False, told)
+    return Pair(image if image.shape[1] > 1 else image[:, 0], mask[:, 0], spacings[0] or (1.0, 1.0), False, ())
 
 
 def _read(path: Path, is_mask: bool = False) -> tuple[np.ndarray, tuple[float, float] | None]:
@@ -69,14 +66,15 @@ def _picture(path: Path, is_mask: bool) -> np.ndarray:
 
 def _tiff(path: Path) -> tuple[np.ndarray, tuple[float, float] | None]:
     """(s, 1, h, w), or (1, 3, h, w) where it is coloured; spacing from CASE.json beside it, as nnU-Net writes it."""
-    values = tifffile.imread(path)
+    with tifffile.TiffFile(path) as file:
+        values, axes = file.series[0].asarray(), file.series[0].axes  # S: samples, the colours of a pixel
     about = path.with_name(f"{path.name.partition('.')[0].removesuffix('_0000')}.json")
     spacing = check_spacing(json.loads(about.read_text())["spacing"][-2:]) if about.is_file() else None
-    if values.ndim == 3 and values.shape[-1] in (3, 4) and values.shape[0] > 4:
-        return np.moveaxis(values, -1, 0)[None], spacing
     if values.ndim not in (2, 3):
-        raise DataError(f"expected 2 or 3 axes, found {values.shape}")
-    return np.atleast_3d(values.T).T[:, None], spacing
+        raise DataError(f"expected a picture, or slices of one channel, found axes {axes} of {values.shape}")
+    if "S" in axes:
+        return np.moveaxis(values, axes.index("S"), 0)[None], spacing
+    return (values if values.ndim == 3 else values[None])[:, None], spacing
 
 
 def _by_simpleitk(path: Path) -> tuple[np.ndarray, tuple[float, float]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from prr.data import acdc, phantom, rvsc, t1
+from prr.data import acdc, nnunet, phantom, rvsc, t1
 from prr.data.slices import Slices
 from prr.data.volumes import Listing, Report
 from prr.data.volumes import read as read_listing
@@ -13,13 +13,15 @@ from prr.errors import DataError, OptionError
 
 
 class DataSet(NamedTuple):
-    """A data set: how it is read, found and imitated.
+    """A data set, or a layout of many: how it is read, found and imitated.
 
     Args:
-        title: its name in tables and figures, and that of its Slices.
-        read: (root, *, size, spacing_mm, split, seed, normalise, progress) -> Slices.
+        title: its name in tables and figures, and that of its Slices; a layout's own name.
+        read: (root, *, size, spacing_mm, split, seed, normalise, progress) -> Slices; where masks lie in files also
+            `labels`.
         find: (root) -> Listing, for `check`.
-        write: (root, patients, seed): a phantom of n patients in its layout, below an existing, empty folder.
+        write: (root, patients, seed): a phantom of n patients in its layout, below an existing, empty folder; None:
+            nothing can stand in for it.
 
     Example:
         >>> from prr.data import DATA_SETS
@@ -30,15 +32,17 @@ class DataSet(NamedTuple):
     title: str
     read: Callable[..., Slices]
     find: Callable[[Path], Listing]
-    write: Callable[[Path, int, int], None]
+    write: Callable[[Path, int, int], None] | None = None
 
 
-# A new data set takes a file with its reader, finder and writer, and a line here.
+# The paper's.
 DATA_SETS: dict[str, DataSet] = {
     "acdc": DataSet("ACDC", acdc.read_acdc, acdc.find, phantom.write_acdc),
     "t1": DataSet("T1", t1.read_t1, t1.find, phantom.write_t1),
     "rvsc": DataSet("RVSC", rvsc.read_rvsc, rvsc.find, phantom.write_rvsc),
 }
+# All that can be read, and so stand in any place of the study. A new one takes a file with its reader, and a line here.
+LAYOUTS: dict[str, DataSet] = {**DATA_SETS, "nnunet": DataSet("nnU-Net", nnunet.read_nnunet, nnunet.find)}
 
 
 def recognise(root: str | Path) -> str:
@@ -55,7 +59,7 @@ def recognise(root: str | Path) -> str:
         'rvsc'
     """
     refused = []
-    for name, each in DATA_SETS.items():
+    for name, each in LAYOUTS.items():
         try:
             each.find(Path(root))
         except DataError as error:
@@ -70,7 +74,7 @@ def check(root: str | Path, name: str | None = None) -> Report:
 
     Args:
         root: as for its reader.
-        name: of `DATA_SETS`; None: told by the folder's layout.
+        name: of `LAYOUTS`; None: told by the folder's layout.
 
     Returns:
         A `Report`: counts of what was read, what was refused, what is told. The reader reads the folder exactly if
@@ -90,9 +94,9 @@ def check(root: str | Path, name: str | None = None) -> Report:
         ('RVSC', 2, [0, 1], [], True)
     """
     name = recognise(root) if name is None else name
-    if name not in DATA_SETS:
-        raise OptionError(f"data set: expected one of {', '.join(DATA_SETS)}, found {name!r}")
-    listing = DATA_SETS[name].find(Path(root))
+    if name not in LAYOUTS:
+        raise OptionError(f"data set: expected one of {', '.join(LAYOUTS)}, found {name!r}")
+    listing = LAYOUTS[name].find(Path(root))
     report = Report(listing.name, listing.labels)
     try:
         report.data = read_listing(listing, split="all", progress=False, report=report)
