@@ -57,7 +57,9 @@ def check_count(output: Tensor, targets: Tensor) -> None:
 Score = Counted | Callable[[Tensor, Data], np.ndarray]  # (output on data.images, data) -> one value per patient
 
 
-def dice(prediction: Tensor, mask: Tensor, patient: Tensor, classes: int = 4) -> pd.DataFrame:
+def dice(
+    prediction: Tensor, mask: Tensor, patient: Tensor, classes: int = 4, ignore_index: int | None = None
+) -> pd.DataFrame:  # fmt: skip
     """Dice coefficient of every patient and class, pixels pooled over the patient's slices.
 
     Args:
@@ -65,6 +67,7 @@ def dice(prediction: Tensor, mask: Tensor, patient: Tensor, classes: int = 4) ->
         mask: (n, h, w) labels.
         patient: (n,) patient of each slice.
         classes: number of labels, background counted.
+        ignore_index: label in the mask of pixels that are not counted.
 
     Returns:
         DataFrame[patient, class, dice], rows for classes 0..classes-1. A class that is absent in both is NaN and stays
@@ -95,9 +98,10 @@ def dice(prediction: Tensor, mask: Tensor, patient: Tensor, classes: int = 4) ->
         )
     if not len(prediction):
         raise DataError("expected at least one slice, found none")
+    mask, known = _known(mask, ignore_index)
     check_labels("prediction", prediction, classes)
     check_labels("mask", mask, classes)
-    values = ratio(confusion(prediction, mask, classes), patient)
+    values = ratio(confusion(prediction, mask, classes, known), patient)
     rows = pd.MultiIndex.from_product([patient.unique().tolist(), range(classes)], names=["patient", "class"])
     return pd.DataFrame({"dice": values.ravel()}, index=rows).reset_index()
 

@@ -180,8 +180,9 @@ def activations(
 
 
 def pixels(
-    model: nn.Module, name: str, data: Data, *, count: int = 2000, batch_size: int = 32, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+    model: nn.Module, name: str, data: Data, *, count: int = 2000, batch_size: int = 32, seed: int = 0,
+    ignore_index: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Features of one layer with the label of each, drawn so that every class has the same share.
 
     A feature is a cell of the layer's own grid; its label is that of the mask's pixel under the middle of the cell, so
@@ -196,6 +197,7 @@ def pixels(
         count: cells, all classes together.
         batch_size: images per forward pass.
         seed: of the draw.
+        ignore_index: label of cells that are never drawn.
 
     Returns:
         features (rows, channels) float64 and labels (rows,) int64, in order of the images.
@@ -222,7 +224,7 @@ def pixels(
     whole = data.masks.ndim == 1
     grid = (1,) if whole else _grid(model, name, data)
     labels = _at(data.masks.cpu().long().unsqueeze(1) if whole else data.masks.cpu().long(), grid).flatten(1)
-    chosen = _stratified(labels, count, seed)
+    chosen = _stratified(labels, count, seed, ignore_index)
 
     def pick(output: Tensor, numbers: Tensor) -> Tensor:
         cells = output.flatten(1, -2)  # (b, cells, channels)
@@ -251,10 +253,10 @@ def _at(masks: Tensor, grid: tuple[int, ...]) -> Tensor:
     return masks
 
 
-def _stratified(labels: Tensor, count: int, seed: int) -> Tensor:
+def _stratified(labels: Tensor, count: int, seed: int, ignore: int | None) -> Tensor:
     """True at `count` places in all, the same number of each label, or all that a rare one has."""
     generator, chosen = torch.Generator().manual_seed(seed), torch.zeros(labels.numel(), dtype=torch.bool)
-    classes = labels.unique()
+    classes = [label for label in labels.unique().tolist() if label != ignore]
     for label in classes:
         places = (labels.flatten() == label).nonzero().flatten()
         drawn = torch.randperm(len(places), generator=generator)[: max(count // len(classes), 1)]

@@ -17,6 +17,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from prr.book import execute, render
 from prr.book.execute import build, prepare
 from prr.errors import BookError, DataError, OptionError
+from prr.study.datasets import VARIABLES
 from prr.study.edition import SCHEMA
 from prr.study.revisions import REVISIONS
 
@@ -40,7 +41,7 @@ def write_chapter(path: Path, *cells, metadata: dict | None = None) -> Path:
 @pytest.fixture
 def toy(tmp_path, monkeypatch) -> Path:
     """A book of the repository's own _config.yml and two chapters, the second of which links to the first."""
-    for name in execute.DATA_FOLDERS:
+    for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PRR_JOBS", "1")
     monkeypatch.setenv("MPLBACKEND", "agg")  # a user may have it set; figures show all the same
@@ -125,6 +126,31 @@ def test_a_book_is_built_offline_and_only_once(toy, capsys, monkeypatch):
     assert not re.search(r"\d{4}-\d\d-\d\d", metadata)
 
 
+def test_a_chapter_that_lacks_data_is_its_aim_and_every_page_says_what_stands_where(toy, capsys, monkeypatch):
+    why, asked = "It wants another data set.", []
+    monkeypatch.setattr(execute, "lacking", lambda run, number: why if number == "02" else None)
+    monkeypatch.setattr(execute, "notice", lambda run: ":::{important}\n**Shapes** stands there.\n:::")
+    html = build(root=toy, first=asked.append).parent
+    told = capsys.readouterr().out
+    assert f"02_two: not executed. {why}" in told
+    assert "02_two: executed" not in told
+    assert asked == [["01"]]
+    page = (html / "02_two.html").read_text()
+    assert f"Not in this build. {why}" in page
+    assert "scale is" not in page
+    assert "Inline" in page  # the aim
+    for name in ("index", "01_one", "02_two"):
+        assert "<strong>Shapes</strong> stands there." in (html / f"{name}.html").read_text()
+    times = (html / "run_times.html").read_text()
+    assert times.count("not run") == 1
+
+    monkeypatch.undo()
+    monkeypatch.setenv("PRR_JOBS", "1")
+    html = build(root=toy).parent
+    assert ran(capsys) == {"02_two"}  # as soon as nothing is lacking
+    assert "Shapes" not in (html / "01_one.html").read_text()
+
+
 def test_some_chapters_make_a_book_without_a_warning(toy):
     html = build(root=toy, chapters=["2"]).parent
     assert (html / "02_two.html").is_file()
@@ -135,7 +161,7 @@ def test_some_chapters_make_a_book_without_a_warning(toy):
 @pytest.fixture
 def unrendered(toy, monkeypatch) -> Path:
     """The toy book, executed but not turned into HTML: what `render` does is tested above."""
-    monkeypatch.setattr(execute, "render", lambda names, root, out, edition: out / "html" / "index.html")
+    monkeypatch.setattr(execute, "render", lambda names, root, out, edition, notice: out / "html" / "index.html")
     return toy
 
 

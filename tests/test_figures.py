@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from prr import figures
 from prr.bn import shift_scale
+from prr.data.slices import LABELS
 from prr.distance import rmse
 from prr.errors import OptionError
 from prr.layers import parameter_table
@@ -30,10 +31,11 @@ def a_sweep(kinds=KINDS, layers=9, seed=0):
     return sweep.assign(score=0.9 - drop, drop=drop, low=drop - width, high=drop + width)
 
 
-def some_slices():
+def some_slices(labels=LABELS, channels=1):
     generator = torch.Generator().manual_seed(0)
     return SimpleNamespace(
-        images=torch.randn(12, 1, 8, 8, generator=generator),
+        labels=labels,
+        images=torch.randn(12, channels, 8, 8, generator=generator),
         masks=torch.randint(4, (12, 8, 8), generator=generator, dtype=torch.uint8),
         patient=torch.tensor([4] * 9 + [2, 7, 2]),
     )
@@ -221,6 +223,22 @@ def test_slices_are_counted_within_the_patient():
     assert [axis.get_title() for axis in axes[:2]] == ["image 1", "image 2"]
 
 
+def test_slices_names_the_labels_of_its_data_and_outlines_no_other():
+    named = {0: "background", 1: "disc", 2: "bar"}
+    data = some_slices(named, channels=2)
+    data.masks[data.masks == 3] = 255  # not counted
+    figure = study.slices(data)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["disc", "bar"]
+    below = panels(figure)[7]
+    assert len(below.collections) == 2
+    np.testing.assert_array_equal(below.images[0].get_array(), data.images[0, 0])
+    colours = [line.get_color() for line in figure.legends[0].get_lines()]
+    cardiac = [line.get_color() for line in study.slices(some_slices()).legends[0].get_lines()]
+    assert colours == cardiac[:2]
+    many = study.slices(some_slices({value: f"label {value}" for value in range(21)}))
+    assert len(many.legends[0].get_texts()) == 20
+
+
 def test_slices_refuses_a_patient_who_is_not_there():
     with pytest.raises(OptionError, match="patient 3"):
         study.slices(some_slices(), patient=3)
@@ -277,6 +295,12 @@ def test_transfer_shows_every_cell_with_its_interval_and_the_papers_value():
         assert np.concatenate([line.get_xdata() for line in hollow]).tolist() == [0.7] * 4
         assert {round(y) for line in ours + hollow for y in line.get_ydata()} == {1, 4}
         np.testing.assert_allclose(ends(axis, 0), part[["low", "high"]])
+
+
+def test_transfer_names_the_classes_of_the_target():
+    for labels, mean in (({0: "", 1: "disc", 2: "bar"}, "mean, 0 to 2"), ({0: "", 1: "disc"}, "mean, 0 to 1")):
+        first, second = panels(study.transfer(rows_of(), labels=labels))
+        assert [first.get_title(), second.get_title()] == ["disc", mean]
 
 
 def test_transfer_names_sizes_and_leaves_the_paper_out_where_it_has_nothing():

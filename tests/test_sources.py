@@ -12,8 +12,13 @@ from torch import nn
 from prr.distance import rmse
 from prr.errors import NetworkError, OptionError
 from prr.study import Experiment, sources
-from prr.study.networks import SIX, TARGET
 
+SIX = {
+    "ACDC seg": ("acdc", "segmentation"), "ACDC auto": ("acdc", "auto-encoding"),
+    "T1 seg": ("t1", "segmentation"), "T1 auto": ("t1", "auto-encoding"),
+    "RVSC seg": ("rvsc", "segmentation"), "RVSC auto": ("rvsc", "auto-encoding"),
+}  # fmt: skip
+TARGET = "ACDC seg"
 LABELS = list(SIX)
 
 pytestmark = pytest.mark.usefixtures("phantoms_only")

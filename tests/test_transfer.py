@@ -69,7 +69,7 @@ def patients(count=6, held_out=(0, 3), classes=(1, 2, 3)):
 def table(values, network="pspnet", parameters="paper"):
     """Runs from {(patients, row, seed): Dice of the classes 0 to 3}."""
     rows = [
-        (network, parameters, count, row, *ROWS[row], seed, each, dice)
+        (network, parameters, count, row, f"row {row}", *ROWS[row], seed, each, dice)
         for (count, row, seed), four in values.items()
         for each, dice in enumerate(four)
     ]

@@ -29,17 +29,17 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 
 from prr.book.render import move, read_yaml, render, tree_digest
-from prr.data import DATA_SETS
 from prr.errors import BookError, OptionError
+from prr.study.chapters import lacking, notice
+from prr.study.datasets import FOLDERS, VARIABLES
 from prr.study.edition import FOLDER, Edition
-from prr.study.experiment import PARAMETERS
+from prr.study.experiment import PARAMETERS, Experiment
 from prr.study.jobs import workers_given
 from prr.study.store import fingerprint
 
 PACKAGE = Path(__file__).parents[1]
 ROOT = PACKAGE.parent
-DATA_FOLDERS = tuple(f"PRR_{name.upper()}" for name in DATA_SETS)
-FOLDERS = (*DATA_FOLDERS, "PRR_STORE")
+PASSED = (*VARIABLES, "PRR_STORE")  # variables that chapters are executed under
 MARK = ".prr-build"  # says that a folder is a build's, whose contents a build may replace
 # it warns of a parameter that a chapter does not declare, but every chapter takes those of the experiment
 logging.getLogger("papermill").setLevel(logging.ERROR)
@@ -84,23 +84,29 @@ def build(
     for notebook in notebooks:  # all of them, before the first one trains for an hour
         check_known(notebook, given)
     # chapters run in book/, so a relative path would mean another folder there
-    os.environ |= {name: _absolute(folder) for name, folder in folders().items()}
+    os.environ |= {name: _absolute(os.environ[name]) for name in (*FOLDERS, "PRR_STORE") if os.environ.get(name)}
+    run = Experiment.from_parameters({name: value for name, value in given.items() if name in PARAMETERS})
+    lacked = {each: why for each in notebooks if (why := lacking(run, number_of(each)))}
     out = Path(out or root / "build" / (shown.name if shown else profile)).resolve()
     claim(out, root)
     with _alone(out):
         made = {each: _fingerprint_of(out / "chapters" / each.name) for each in notebooks}
-        changed = [each for each in notebooks if made[each] != chapter_fingerprint(each, given)]
+        there = [each for each in notebooks if each not in lacked]
+        changed = [each for each in there if made[each] != chapter_fingerprint(each, given)]
         if first and changed:
-            first([each.stem.split("_")[0] for each in changed])
-        for notebook in notebooks:
+            first([number_of(each) for each in changed])
+        for notebook, why in lacked.items():
+            leave_out(notebook, why, out)
+            print(f"{notebook.stem}: not executed. {why}", flush=True)
+        for notebook in there:
             if notebook not in changed:
                 print(f"{notebook.stem}: unchanged", flush=True)
         # side by side, in processes, for each works in the chapters' folder; most of what takes long has been made by
         # now, but not what the last chapter judges: it goes first
-        jobs = (delayed(execute)(notebook, given, out, folders()) for notebook in reversed(changed))
+        jobs = (delayed(execute)(notebook, given, out, passed()) for notebook in reversed(changed))
         for line in Parallel(workers_given() or cpu_count(), return_as="generator_unordered", batch_size=1)(jobs):
             print(line, flush=True)
-        return render([notebook.name for notebook in notebooks], root, out, shown)
+        return render([notebook.name for notebook in notebooks], root, out, shown, notice(run))
 
 
 def claim(out: Path, root: Path) -> None:
@@ -158,7 +164,7 @@ def select(root: Path, wanted: Sequence[str] = ()) -> list[Path]:
     if not toc.is_file():
         raise BookError(f"expected _toc.yml and book/ in {root}, found none; run from a clone of the repository")
     paths = [root / "book" / f"{entry['file']}.ipynb" for entry in read_yaml(toc)["chapters"]]
-    by_number = {path.stem.split("_")[0]: path for path in paths}
+    by_number = {number_of(path): path for path in paths}
     wanted = [number.zfill(2) for number in wanted]
     if unknown := sorted(set(wanted) - set(by_number)):
         raise OptionError(f"unknown chapter {', '.join(unknown)}: expected some of {', '.join(by_number)}")
@@ -182,14 +188,31 @@ def check_known(notebook: Path, given: dict) -> None:
             raise OptionError(f"{notebook.name}: unknown parameter {name}: expected some of {', '.join(known)}{hint}")
 
 
-def folders() -> dict[str, str]:
-    """The variables that name folders, as they are set."""
-    return {name: os.environ[name] for name in FOLDERS if os.environ.get(name)}
+def number_of(notebook: Path) -> str:
+    """A chapter's number: "03"."""
+    return notebook.stem.split("_")[0]
+
+
+def passed() -> dict[str, str]:
+    """The variables that chapters are executed under, as they are set."""
+    return {name: os.environ[name] for name in PASSED if os.environ.get(name)}
+
+
+def leave_out(notebook: Path, why: str, out: Path) -> None:
+    """Write the page of a chapter that lacks something: its title and aim, and what it lacks."""
+    chapter = nbformat.read(notebook, 4)
+    chapter.cells = chapter.cells[:1]
+    title_and_aim = "\n\n".join(chapter.cells[0].source.split("\n\n")[:2])
+    chapter.cells[0].source = f"{title_and_aim}\n\n```{{note}}\nNot in this build. {why}\n```"
+    chapter.metadata["prr"] = {"fingerprint": None, "seconds": None, "parameters": {}}
+    written = out / "running" / notebook.name
+    nbformat.write(chapter, written)
+    move(written, out / "chapters" / notebook.name)
 
 
 def execute(notebook: Path, given: dict, out: Path, where: dict[str, str]) -> str:
-    """Execute one chapter into out/chapters with these `folders`; returns what to tell about it."""
-    for name in FOLDERS:  # a worker may have been started under others
+    """Execute one chapter into out/chapters under these variables, see `passed`; returns what to tell about it."""
+    for name in PASSED:  # a worker may have been started under others
         os.environ.pop(name, None)
     os.environ |= where
     running = out / "running" / notebook.name
@@ -213,7 +236,7 @@ def _fingerprint_of(finished: Path) -> str | None:
 def chapter_fingerprint(notebook: Path, given: dict) -> str:
     """A digest of all that a chapter's outputs depend on: its cells, `prr`, parameters, data folders, versions."""
     cells = [[cell.cell_type, cell.source, cell.metadata] for cell in nbformat.read(notebook, 4).cells]
-    data = [os.environ.get(name) for name in DATA_FOLDERS] + [given.get("data_root")]
+    data = [os.environ.get(name) for name in VARIABLES] + [given.get("data_root")]
     files = [fingerprint(Path(folder)) for folder in data if folder and Path(folder).exists()]
     facts = [cells, given, data, files, sys.version, version("torch")]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())

@@ -66,7 +66,7 @@ def record(
         return None
     stamp = {
         "name": name, "profile": run.profile.name, "seed": run.seed, "overrides": run.overrides, "machine": run.machine,
-        "revisions": REVISIONS, "made": made(device),
+        "places": run.places, "fits": run.fits, "revisions": REVISIONS, "made": made(device),
     }  # fmt: skip
     return edition.write(folder / name, jobs, run.results, stamp, main_figure(run))
 

@@ -25,9 +25,17 @@ FIRST = (
 JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
 
 
-def render(names: list[str], root: Path, out: Path, edition: Edition | None = None) -> Path:
-    """Build HTML from the executed chapters `names`, unless out/html was built from the same files."""
-    source, html = _assemble(names, root, out, edition), out / "html"
+def render(names: list[str], root: Path, out: Path, edition: Edition | None = None, notice: str = "") -> Path:
+    """Build HTML from the chapters `names`, unless out/html was built from the same files.
+
+    Args:
+        names: files in out/chapters.
+        root: the book's.
+        out: the build's folder.
+        edition: whose results they show; None: those of this build.
+        notice: what a reader of any page has to know first, as MyST.
+    """
+    source, html = _assemble(names, root, out, edition, notice), out / "html"
     digest = f"{tree_digest(source)} {version('jupyter-book')} {version('sphinx')}"
     stamp = html / ".source"
     if stamp.is_file() and stamp.read_text() == digest:
@@ -41,10 +49,10 @@ def render(names: list[str], root: Path, out: Path, edition: Edition | None = No
     return html / "index.html"
 
 
-def _assemble(names: list[str], root: Path, out: Path, edition: Edition | None) -> Path:
+def _assemble(names: list[str], root: Path, out: Path, edition: Edition | None, notice: str) -> Path:
     """Lay what Jupyter Book reads in out/source: the chapters of this build and no others, with their run times.
 
-    An edition says on each page what it is, shows its main figure first, and ends with the ledger.
+    An edition says on each page what it is, beside the notice, shows its main figure first, and ends with the ledger.
     """
     source = out / "source"
     shutil.rmtree(source, ignore_errors=True)
@@ -54,9 +62,12 @@ def _assemble(names: list[str], root: Path, out: Path, edition: Edition | None) 
     speed = _run_times([source / name for name in names]) + _benchmarks(root / "tests" / "bench")
     pages = [*(Path(name).stem for name in names), "run_times"]
     if edition:
-        _mark(source, names, edition)
+        notice = "\n\n".join(filter(None, [edition.notice(REVISIONS), notice]))
+        shutil.copy(edition.folder / FIGURE, source / FIGURE)
         speed += f"\n{edition.to_markdown()}"
         pages.sort(key=lambda page: page == LEDGER)
+    if notice:
+        _mark(source, names, notice, f"\n\n![{FIRST}]({FIGURE})" if edition else "")
     (source / "run_times.md").write_text(speed, encoding="utf-8")
     toc, config = read_yaml(root / "_toc.yml"), read_yaml(root / "_config.yml")
     if len(names) < len(toc["chapters"]):  # a link to a chapter that isn't in a partial build is no mistake
@@ -67,16 +78,14 @@ def _assemble(names: list[str], root: Path, out: Path, edition: Edition | None) 
     return source
 
 
-def _mark(source: Path, names: list[str], edition: Edition) -> None:
-    """Say below the title of every page which edition it shows; put the edition's figure on the first one."""
-    notice = edition.notice(REVISIONS)
+def _mark(source: Path, names: list[str], notice: str, figure: str) -> None:
+    """Say below the title of every page what a reader has to know; put a figure on the first one."""
     for name in names:
         chapter = nbformat.read(source / name, 4)
         chapter.cells[0].source = _below_title(chapter.cells[0].source, notice)
         nbformat.write(chapter, source / name)
-    shutil.copy(edition.folder / FIGURE, source / FIGURE)
     first = source / "index.md"
-    text = _below_title(first.read_text(encoding="utf-8"), f"{notice}\n\n![{FIRST}]({FIGURE})")
+    text = _below_title(first.read_text(encoding="utf-8"), f"{notice}{figure}")
     first.write_text(text, encoding="utf-8")
 
 
@@ -98,7 +107,8 @@ def _run_times(chapters: list[Path]) -> str:
     for chapter in chapters:
         run = nbformat.read(chapter, 4).metadata.prr
         parameters = ", ".join(f"`{name}={value}`" for name, value in run.parameters.items())
-        lines.append(f"| [](./{chapter.name}) | {run.seconds:.1f} | {parameters} |")
+        seconds = "not run" if run.seconds is None else f"{run.seconds:.1f}"
+        lines.append(f"| [](./{chapter.name}) | {seconds} | {parameters} |")
     lines.append(f"\nPython {sys.version.split()[0]}, torch {version('torch')}.")
     return "\n".join(lines) + "\n"
 

@@ -5,13 +5,14 @@ Order, parallel work, the dry run, what an edition holds and the table of proven
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from prr.data import DATA_SETS
-from prr.errors import OptionError
+from prr.errors import DataError, OptionError
 from prr.study import (
     architecture,
     examples,
@@ -28,13 +29,14 @@ from prr.study import (
     transplants,
 )
 from prr.study.backbones import random
+from prr.study.datasets import PLACES
 from prr.study.jobs import Job, Need, closure
 from prr.study.models import TITLES
 from prr.study.run import Run
 
 
 def _data(run: Run) -> list[Need]:
-    return [run.data(name) for name in DATA_SETS]
+    return [run.data(place) for place in run.places]
 
 
 def _batch_norm(run: Run) -> list[Need]:
@@ -107,6 +109,34 @@ CHAPTERS: dict[str, Callable[[Run], Sequence[Need]]] = {
     "09": _redundancy,
     "10": examples.jobs,
 }
+STAND_IN = "real stand-in"  # the origin of a data set that is not the paper's own
+COMPARING = ("05", "06", "07")  # chapters of the six networks
+
+
+def lacking(run: Run, number: str) -> str | None:
+    """What a chapter lacks in a run, and how to give it, in one sentence; None where it can be executed."""
+    return networks.lacking(run) if number in COMPARING else None
+
+
+def notice(run: Run) -> str:
+    """What a reader of any page has to know first, as MyST: what stands where the text names the paper's data sets.
+
+    A sentence for each place that holds neither the paper's set nor the phantom of it; empty where all do.
+    """
+    told = []
+    for place, paper in ((place, DATA_SETS[place].title) for place in PLACES):
+        if place not in run.places:
+            told.append(f"Nothing stands where it says {paper}.")
+        elif run.edition or place in run.given:  # else it is the phantom, whose files need not be read for this
+            facts = run.facts(place)
+            if (title := facts["data set"]) != paper or facts["origin"] == STAND_IN:
+                what = "a phantom" if facts["origin"] == "phantom" else "a real stand-in"
+                told.append(f"**{title}**, {what} of {facts['patients']} patients, stands where it says {paper}.")
+    if not told:
+        return ""
+    classes = ", ".join(name for value, name in run.labels.items() if value)
+    told.append(f"The classes are {classes}.")
+    return f":::{{important}}\nThe text names the paper's data sets; this build has others. {' '.join(told)}\n:::"
 
 
 def jobs(run: Run, *numbers: str) -> list[Need]:
@@ -114,16 +144,23 @@ def jobs(run: Run, *numbers: str) -> list[Need]:
 
     Args:
         run: whose results they are.
-        numbers: of chapters, such as "03"; none means all.
+        numbers: of chapters, such as "03"; none means all that lack nothing, with a warning of those that do.
 
     Raises:
         OptionError: an unknown chapter.
+        DataError: a named chapter lacks something.
     """
-    numbers = [number.zfill(2) for number in numbers] or list(CHAPTERS)
-    if unknown := sorted(set(numbers) - set(CHAPTERS)):
+    named = [number.zfill(2) for number in numbers] or list(CHAPTERS)
+    if unknown := sorted(set(named) - set(CHAPTERS)):
         raise OptionError(f"chapter {', '.join(unknown)}: expected some of {', '.join(CHAPTERS)}")
-    shown = [job for number in numbers for job in CHAPTERS[number](run)]
-    return closure([*shown, *ledger.evidence(run, map(int, numbers))])
+    left_out = {number: why for number in named if (why := lacking(run, number))}
+    if left_out:
+        told = f"chapter {', '.join(left_out)}: {next(iter(left_out.values()))}"
+        if numbers:
+            raise DataError(told)
+        warnings.warn(f"left out: {told}", stacklevel=2)
+    shown = [job for number in named if number not in left_out for job in CHAPTERS[number](run)]
+    return closure([*shown, *ledger.evidence(run, map(int, named))])
 
 
 def plan(run: Run, *numbers: str) -> pd.DataFrame:
@@ -142,7 +179,7 @@ def plan(run: Run, *numbers: str) -> pd.DataFrame:
         transfer experiment come on top.
 
     Raises:
-        OptionError: an unknown chapter.
+        OptionError, DataError: as `jobs`.
     """
     columns = ["network", "dataset", "task", "start", "seed", "patients", "normalisation"]
     columns += ["stored", "seconds", "megabytes", "peak"]
@@ -155,7 +192,7 @@ def _cost(run: Run, job: Job, each: dict[tuple, tuple[float, float]]) -> dict[st
     """One row of `plan`; `each` keeps what a slice costs a network that has been measured, in seconds and bytes."""
     given, of = job.arguments, networks.origin(job).arguments
     size = job.needs["slices"].scale["size"]
-    model = random(of["network"], of["width"], 0).to(run.device)  # whatever it starts from
+    model = random(of["network"], of["width"], 0, of["channels"], of["classes"]).to(run.device)  # by any start
     stored = run.holds(job)
     megabytes = sum(value.numel() * value.element_size() for value in model.state_dict().values()) / 1e6
     seconds = peak = 0
@@ -163,7 +200,7 @@ def _cost(run: Run, job: Job, each: dict[tuple, tuple[float, float]]) -> dict[st
         measured = of["network"], of["width"], size
         if measured not in each:
             with run.results.measured():
-                each[measured] = training.cost_per_slice(model, size)
+                each[measured] = training.cost_per_slice(model, size, of["channels"])
         spent, kept = (given["batch_size"] * value for value in each[measured])
         seconds, peak = round(given["steps"] * spent), round(kept / 1e6 + 4 * megabytes)
     return {

@@ -1,9 +1,9 @@
 """How each claim of the paper is tested: a function that bears the claim's name and gives its leaves.
 
 What is claimed stands in data/paper/claims.csv: the test of `unet-w` is `unet_w`, and `NAME_at_equal` asks the same
-where start and distance are equal. A test's parameters name what it needs, as in `EVIDENCE`, or the run's `tolerance`;
-nothing else reaches it. A leaf is one layer that the paper lists, one ordering that it states, one number that it
-prints; the rules that decide it are in `prr.study.rules`.
+where start and distance are equal. A test's parameters name what it needs: results, as in `EVIDENCE`, or a fact of the
+run, as in `FACTS`; nothing else reaches it. A leaf is one layer that the paper lists, one ordering that it states, one
+number that it prints; the rules that decide it are in `prr.study.rules`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prr.layers import parameter_table
 from prr.study import architecture, measures, paper, sources, transfer, transplants
 from prr.study.jobs import Job, stack
 from prr.study.models import TITLES, pspnet
-from prr.study.networks import SIX, TARGET
+from prr.study.networks import six
 from prr.study.rules import (
     ABSENT,
     NO,
@@ -44,7 +44,8 @@ from prr.study.run import Run
 from prr.verdict import NOT_REUSABLE, REUSABLE, layer_verdicts, reusable_network
 
 DOSES = {f"{part:g} of the way to the source": part for part in (0.1, 0.3)} | {"noise of the source's RMSE": "noise"}
-SOURCES = {label: each for label, each in SIX.items() if label != TARGET}
+Names = dict[tuple[str, str], str]  # (place, task) -> how the network is called: "T1 seg"
+SEG, AUTO = "segmentation", "auto-encoding"
 
 
 # --------------------------------------------------------------------- evidence
@@ -57,17 +58,24 @@ def _layer_1(run: Run, network: str) -> Job:
 
 
 def _doses(run: Run, network: str) -> Job:
-    """Kernels moved part of the way to ACDC auto-encoding, or by noise of the same RMSE."""
+    """Kernels moved part of the way to the target's own auto-encoder, or by noise of the same RMSE."""
     return stack(({"dose": what}, transplants.sweep(run, network, ["W"], dose=dose)) for what, dose in DOSES.items())
 
 
 def _by_source(run: Run, network: str) -> Job:
-    """Kernels of ACDC segmentation by those of each other network."""
+    """Kernels of the target by those of each other network."""
     return stack(
-        ({"source": label}, transplants.sweep(run, network, ["W"], source=each)) for label, each in SOURCES.items()
+        ({"source": label}, transplants.sweep(run, network, ["W"], source=each))
+        for label, each in six(run).items()
+        if each != transplants.A1
     )
 
 
+FACTS: dict[str, Callable[[Run], object]] = {
+    "tolerance": lambda run: run.profile.tolerance,
+    "names": lambda run: {each: label for label, each in six(run).items()},
+    "labels": lambda run: run.labels,
+}
 EVIDENCE: dict[str, Callable[[Run], Job]] = {
     "sweep_unet": lambda run: transplants.sweep(run, "unet"),
     "sweep_pspnet": lambda run: transplants.sweep(run, "pspnet"),
@@ -296,11 +304,11 @@ def shift_scale(algebra_unet: pd.DataFrame) -> list[Leaf]:
 # ------------------------------------------------------------- between sources
 
 
-def similar_kernels(pairs_unet: pd.DataFrame, pairs_pspnet: pd.DataFrame) -> list[Leaf]:
+def similar_kernels(pairs_unet: pd.DataFrame, pairs_pspnet: pd.DataFrame, names: Names) -> list[Leaf]:
     found = []
     for title, pairs in _titled(pairs_unet, pairs_pspnet):
-        table = pairs.query("kind == 'W' and first == @TARGET and apart > 0")
-        for source in ("ACDC auto", "T1 seg", "T1 auto"):
+        table = pairs[pairs["first"] == sources.target_of(pairs)].query("kind == 'W' and apart > 0")
+        for source in (names["acdc", AUTO], names["t1", SEG], names["t1", AUTO]):
             part = _by_layer(table[table["second"] == source])
             if len(part):
                 near = part["rmse"] - part["null"] < np.log10(TOLERANCES["nearness"])
@@ -308,13 +316,14 @@ def similar_kernels(pairs_unet: pd.DataFrame, pairs_pspnet: pd.DataFrame) -> lis
     return found
 
 
-def groups_unet(pairs_unet: pd.DataFrame) -> list[Leaf]:
-    split = sources.members(pairs_unet, "unet", 2)
-    t1 = (split["first"] == "T1 seg") | (split["second"] == "T1 seg")
+def groups_unet(pairs_unet: pd.DataFrame, names: Names) -> list[Leaf]:
+    split, second = sources.members(pairs_unet, "unet", 2), names["t1", SEG]
+    t1 = (split[["first", "second"]] == second).any(axis=1)
     apart = (split["group"] == 2).equals(t1)
     groups = _groups(pairs_unet, "unet", 2)
     verdict = UNSURE if groups.verdict == UNSURE else YES if apart else NO
-    return [groups, open_("those of T1 segmentation are the second group", t1.sum(), verdict)]
+    title = second.removesuffix(" seg")
+    return [groups, open_(f"those of {title} segmentation are the second group", t1.sum(), verdict)]
 
 
 def groups_pspnet(pairs_pspnet: pd.DataFrame) -> list[Leaf]:
@@ -352,11 +361,11 @@ def _statement(letter: str, pairs_unet: pd.DataFrame, pairs_pspnet: pd.DataFrame
     return found
 
 
-def rmse_likeness(pairs_unet: pd.DataFrame, pairs_pspnet: pd.DataFrame) -> list[Leaf]:
+def rmse_likeness(pairs_unet: pd.DataFrame, pairs_pspnet: pd.DataFrame, names: Names) -> list[Leaf]:
     found = []
     for title, table in _titled(_relative(pairs_unet), _relative(pairs_pspnet)):
-        alike = table[["ACDC auto", "T1 seg", "RVSC seg"]].mean(axis=1)
-        unlike = table[["T1 auto", "RVSC auto"]].mean(axis=1)
+        alike = table[[names["acdc", AUTO], names["t1", SEG], names["rvsc", SEG]]].mean(axis=1)
+        unlike = table[[names["t1", AUTO], names["rvsc", AUTO]]].mean(axis=1)
         leaf = f"{title}: sources that share data or task are farther than those that share neither"
         found.append(over_seeds(leaf, alike - unlike))
     return found
@@ -371,32 +380,34 @@ def rmse_orders(pairs_unet: pd.DataFrame, pairs_pspnet: pd.DataFrame) -> list[Le
     return found
 
 
-def t1_auto_nearest(pairs_pspnet: pd.DataFrame) -> list[Leaf]:
-    table = _relative(pairs_pspnet)
+def t1_auto_nearest(pairs_pspnet: pd.DataFrame, names: Names) -> list[Leaf]:
+    table, nearest = _relative(pairs_pspnet), names["t1", AUTO]
     return [
-        over_seeds(f"T1 auto is nearer than {other}", table[other] - table["T1 auto"])
-        for other in table.columns.drop("T1 auto")
+        over_seeds(f"{nearest} is nearer than {other}", table[other] - table[nearest])
+        for other in table.columns.drop(nearest)
     ]
 
 
-def t1_seg_farthest(pairs_unet: pd.DataFrame) -> list[Leaf]:
-    table = _relative(pairs_unet)
+def t1_seg_farthest(pairs_unet: pd.DataFrame, names: Names) -> list[Leaf]:
+    table, farthest = _relative(pairs_unet), names["t1", SEG]
     return [
-        over_seeds(f"T1 seg is farther than {other}", table["T1 seg"] - table[other])
-        for other in table.columns.drop("T1 seg")
+        over_seeds(f"{farthest} is farther than {other}", table[farthest] - table[other])
+        for other in table.columns.drop(farthest)
     ]
 
 
-def drawn_source(by_source_unet: pd.DataFrame, by_source_pspnet: pd.DataFrame, tolerance: float) -> list[Leaf]:
-    found = []
+def drawn_source(
+    by_source_unet: pd.DataFrame, by_source_pspnet: pd.DataFrame, tolerance: float, names: Names
+) -> list[Leaf]:  # fmt: skip
+    found, own = [], names["acdc", AUTO]
     for title, swept in _titled(by_source_unet, by_source_pspnet):
         kernels = dict(iter(layer_verdicts(swept, tolerance).groupby("source", sort=False)))
         answers = {source: reusable_network(part, TOLERANCES["most"]) for source, part in kernels.items()}
-        first = answers.pop("ACDC auto")
+        first = answers.pop(own)
         for source, answer in answers.items():
             share = (kernels[source]["verdict"] == REUSABLE).mean()
             verdict = UNSURE if None in (answer, first) else YES if answer is first else NO
-            found.append(open_(f"{title}: {source} gives the answer of ACDC auto; its share", share, verdict))
+            found.append(open_(f"{title}: {source} gives the answer of {own}; its share", share, verdict))
     return found
 
 
@@ -442,8 +453,8 @@ def gain_with_few(transfer_runs: pd.DataFrame) -> list[Leaf]:
     ]
 
 
-def table(transfer_runs: pd.DataFrame) -> list[Leaf]:
-    cells = transfer.with_paper_values(transfer.summary(_paper_runs(transfer_runs))).dropna(subset="paper")
+def table(transfer_runs: pd.DataFrame, labels: dict[int, str]) -> list[Leaf]:
+    cells = transfer.with_paper_values(transfer.summary(_paper_runs(transfer_runs)), labels).dropna(subset="paper")
     printed = paper.transfer()
     odd = printed[(printed["mean"] - printed["recomputed"]).abs() > TOLERANCES["cell"]]
     doubtful = {(row.patients, row.row, "mean") for row in odd.itertuples()}
@@ -465,24 +476,21 @@ def results_vary(transfer_runs: pd.DataFrame) -> list[Leaf]:
     return [open_(leaf, spread.max(), YES if spread.max() > TOLERANCES["vary"] else UNSURE)]
 
 
-def semi_supervised(transfer_runs: pd.DataFrame, pairs_pspnet: pd.DataFrame) -> list[Leaf]:
+def semi_supervised(transfer_runs: pd.DataFrame, pairs_pspnet: pd.DataFrame, names: Names) -> list[Leaf]:
     wide = _by_seed(transfer_runs)
     relative = _relative(pairs_pspnet).mean()
     few = min(wide.columns.unique("patients"))
-    found = []
-    for own, rows in (
-        (10, {"T1 seg": 2, "T1 auto": 4, "RVSC seg": 6}),
-        (11, {"T1 seg": 3, "T1 auto": 5, "RVSC seg": 7}),
-    ):
-        for source, row in rows.items():
-            sign = np.sign(relative[source] - relative["ACDC auto"])
+    loaded, found = (("t1", SEG), ("t1", AUTO), ("rvsc", SEG)), []
+    for own, rows in ((10, (2, 4, 6)), (11, (3, 5, 7))):
+        for source, row in zip(loaded, rows, strict=True):
+            sign = np.sign(relative[names[source]] - relative[names["acdc", AUTO]])
             leaf = f"row {own} against row {row}, {few} patients: the nearer source gains more"
             found.append(over_seeds(leaf, sign * (wide[few, own] - wide[few, row])))
     return found
 
 
 def _orders(runs: pd.DataFrame, better: Sequence[int], worse: Sequence[int], comparisons: int = 1) -> Iterator[Leaf]:
-    """Mean Dice (classes 0 to 3) of one row above another's, paired by seed, for both sizes."""
+    """Mean Dice (all classes) of one row above another's, paired by seed, for both sizes."""
     wide = _by_seed(runs)
     for patients in sorted(wide.columns.unique("patients")):
         for first, second in itertools.product(better, worse):
@@ -499,7 +507,7 @@ def _paper_runs(transfer_runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_seed(runs: pd.DataFrame) -> pd.DataFrame:
-    """Mean Dice of classes 0 to 3: a line per seed, a column per number of patients and row."""
+    """Mean Dice of all classes: a line per seed, a column per number of patients and row."""
     return _paper_runs(runs).groupby(["seed", "patients", "row"])["dice"].mean().unstack(["patients", "row"])
 
 
@@ -512,7 +520,7 @@ def _titled(unet: object, pspnet: object) -> Iterator[tuple[str, object]]:
 
 
 def _relative(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Relative RMSE to ACDC segmentation: a line per seed, a column per source."""
+    """Relative RMSE to the target: a line per seed, a column per source."""
     return sources.ranking(pairs).pivot(index="seed", columns="source", values="relative")
 
 

@@ -30,7 +30,7 @@ from prr.study.jobs import Executor, Job, Need
 from prr.study.store import UNREADABLE, Key
 
 # Raise it when a change here, or in what a job's question holds, makes what is there unreadable.
-SCHEMA = 2
+SCHEMA = 3
 FOLDER = Path(__file__).parents[2] / "data" / "editions"
 HISTORY, DATA = "history", "data"  # tables of what is no table in a store
 FIGURE = "figure.png"
@@ -71,6 +71,16 @@ class Edition:
     def parameters(self) -> dict[str, Any]:
         """Profile, seed and overrides, as `Experiment` takes them."""
         return {"profile": self.stamp["profile"], "seed": self.stamp["seed"], **self.stamp["overrides"]}
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The places of the study that held a data set, see `prr.study.datasets.places`."""
+        return tuple(self.stamp["places"])
+
+    @property
+    def fits(self) -> bool:
+        """Whether the spacing followed from the target's images, see `prr.study.run.Run.fits`."""
+        return self.stamp["fits"]
 
     @property
     def machine(self) -> Key:

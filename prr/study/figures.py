@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -36,15 +38,14 @@ START_MARKER = {
     **{start: marker for start, (marker, _, _) in START_STYLE.items()},
 }  # fmt: skip
 LEGEND = {"independent": "source, independent start", "shared": "source, shared start", "noise": "noise"}
-LABEL_COLOUR = {1: PALETTE[9], 2: PALETTE[1], 3: PALETTE[3]}
-CLASS_NAME = {**LABELS, "mean": "mean, 0 to 3", "foreground": "mean, 1 to 3"}
+LABEL_COLOURS = [PALETTE[each] for each in (9, 1, 3, 2, 8, 4, 0, 6, 5)]  # of labels 1, 2, ..., and from the first again
 
 
 def slices(data: Slices, *, patient: int | None = None, count: int = 7, note: str = "") -> Figure:
     """Some slices of one patient, evenly spaced, above; with the outlines of their labels below.
 
     Args:
-        data: of one data set.
+        data: of one data set; of several channels the first is shown.
         patient: whose slices; None: the first patient's.
         count: how many at most.
         note: where the slices come from.
@@ -57,19 +58,21 @@ def slices(data: Slices, *, patient: int | None = None, count: int = 7, note: st
         raise OptionError(f"patient {patient}: expected one of {data.patient.unique().tolist()}")
     chosen = own[np.unique(np.linspace(0, len(own) - 1, min(count, len(own))).round().astype(int))]
     figure, axes = plt.subplots(2, len(chosen), figsize=(1.7 * len(chosen), 3.9), squeeze=False)
+    outlined = {value: LABEL_COLOURS[(value - 1) % len(LABEL_COLOURS)] for value in data.labels if value}
     for column, index in enumerate(chosen):
         image, mask = data.images[index, 0].numpy(), data.masks[index].numpy()
         title = f"image {np.searchsorted(own, index) + 1}"
         for axis in axes[:, column]:
             axis.imshow(image, cmap="gray", interpolation="nearest")
             axis.axis("off")
-        for label, colour in LABEL_COLOUR.items():
-            if (mask == label).any():
-                axes[1, column].contour(mask == label, [0.5], colors=[colour], linewidths=1.2)
+        for value, colour in outlined.items():
+            if (mask == value).any():
+                axes[1, column].contour(mask == value, [0.5], colors=[colour], linewidths=1.2)
         axes[0, column].set_title(title, fontsize=9)
-    handles = [plt.Line2D([], [], color=colour, label=LABELS[label]) for label, colour in LABEL_COLOUR.items()]
-    figure.legend(handles=handles, loc="upper center", ncols=3, frameon=False, fontsize=9)
-    figure.tight_layout(rect=(0, 0.03, 1, 0.94), w_pad=0.2, h_pad=0.2)
+    handles = [plt.Line2D([], [], color=colour, label=data.labels[value]) for value, colour in outlined.items()]
+    wide = min(len(handles), len(chosen))
+    figure.legend(handles=handles, loc="upper center", ncols=wide, frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0.03, 1, 1 - 0.06 * -(-len(handles) // wide)), w_pad=0.2, h_pad=0.2)
     return noted(figure, note)
 
 
@@ -130,15 +133,17 @@ def cluster_map(matrix: pd.DataFrame, *, note: str = "") -> Figure:
     return noted(grid.figure, note)
 
 
-def transfer(table: pd.DataFrame, *, note: str = "") -> Figure:
+def transfer(table: pd.DataFrame, *, labels: Mapping[int, str] = LABELS, note: str = "") -> Figure:
     """Dice of every row of the transfer experiment, one panel per class.
 
     Args:
         table: DataFrame[patients, row, label, class, dice, low, high, paper_patients, paper] of one network and list,
             from `prr.study.transfer.with_paper_values`; the paper's value stands hollow under ours, where it has one.
+        labels: names of the classes.
         note: where the numbers come from.
     """
-    classes, sizes = table["class"].unique(), sorted(table["patients"].unique())
+    classes, sizes, last = table["class"].unique(), sorted(table["patients"].unique()), max(labels)
+    names = {**labels, "mean": f"mean, 0 to {last}", "foreground": f"mean, 1 to {last}" if last > 1 else "foreground"}
     rows = table.drop_duplicates("row").sort_values("row")
     figure, axes = plt.subplots(
         1, len(classes), figsize=(1.7 * len(classes) + 2, 0.36 * len(rows) + 1.4), sharey=True, squeeze=False
@@ -154,7 +159,7 @@ def transfer(table: pd.DataFrame, *, note: str = "") -> Figure:
                 part["paper"], place + 0.13, marker, color=colour, fillstyle="none", markersize=5.5,
                 label=f"the paper: {part['paper_patients'].iloc[0]} patients" if table["paper"].notna().any() else None,
             )  # fmt: skip
-        axis.set(title=CLASS_NAME.get(each, each), xlabel="Dice", xlim=(-0.04, 1.04))
+        axis.set(title=names.get(each, each), xlabel="Dice", xlim=(-0.04, 1.04))
         axis.grid(axis="x", color="0.92")
     axes[0, 0].set_yticks(rows["row"], rows["row"].astype(str) + "  " + rows["label"])
     axes[0, 0].invert_yaxis()

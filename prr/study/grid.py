@@ -61,7 +61,7 @@ def _count(run: Run, many: str | int) -> int:
 
 
 def target(seed: int) -> dict[str, Any]:
-    """Arguments of `networks.model` for a target: ACDC segmentation from a start of this seed."""
+    """Arguments of `networks.model` for a target: segmentation of the run's target data from a start of this seed."""
     return {"dataset": "acdc", "task": "segmentation", "start": "shared", "seed": seed}
 
 

@@ -5,7 +5,8 @@ tested in `prr.study.claims`, and how a leaf is decided in `prr.study.rules`.
 
 A claim is not reproduced if one of its leaves is not, undecided if one leaf is, else reproduced; leaves that could not
 be attempted are counted and left out; a claim without any other is not attempted. A claim that is decided where one of
-its data sets is a phantom is an "analogue only": what it would be stands beside it.
+its data sets is not the paper's own is an "analogue only": what it would be stands beside it. It is one of phantoms
+where one of them is a phantom, else one of real stand-ins.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ import numpy as np
 import pandas as pd
 
 from prr.errors import MissingError
-from prr.study import claims, paper
-from prr.study.claims import EVIDENCE
+from prr.study import claims, networks, paper
+from prr.study.claims import EVIDENCE, FACTS
 from prr.study.display import Words
 from prr.study.jobs import Job
 from prr.study.rules import ABSENT, NO, UNSURE, YES, Leaf, open_
 from prr.study.run import Run
 from prr.study.store import Store
 
-ANALOGUE = "analogue only"
+# by the origin of what is not the paper's own data; a claim that rests on both is one of phantoms
+ANALOGUES = {origin: f"analogue only ({origin})" for origin in ("phantom", "real stand-in")}
 Read = Callable[[str], Any]  # name of a test's parameter -> its value, None where it has not been computed yet
 
 
@@ -42,9 +44,10 @@ def evidence(run: Run, chapters: Iterable[int]) -> list[Job]:
         chapters: numbers; a claim belongs to the one that shows its evidence.
     """
     numbers = set(chapters)
-    tests = [_test(claim) for claim in paper.claims().itertuples() if _chapter(claim) in numbers]
+    asked = [claim for claim in paper.claims().itertuples() if _chapter(claim) in numbers]
+    tests = [_test(claim) for claim in asked if not _lacking(claim, run)]
     names = dict.fromkeys(name for test in tests for name in signature(test).parameters)
-    return [EVIDENCE[name](run) for name in names if name != "tolerance"]
+    return [EVIDENCE[name](run) for name in names if name in EVIDENCE]
 
 
 def leaves(run: Run, page: str | None = None) -> pd.DataFrame:
@@ -55,16 +58,20 @@ def leaves(run: Run, page: str | None = None) -> pd.DataFrame:
         page: only claims whose evidence this chapter shows, "03_unet" for one.
 
     Returns:
-        DataFrame[id, leaf, here, low, high, verdict, tolerance, paper, seeds]; a claim whose results are not there has
-        one leaf, not attempted, that says so.
+        DataFrame[id, leaf, here, low, high, verdict, tolerance, paper, seeds]; a claim whose results, or data sets, are
+        not there has one leaf, not attempted, that says so.
     """
-    return _leaves(_claims(page), _reader(run))
+    return _leaves(_claims(page), run, _reader(run))
 
 
-def _leaves(chosen: pd.DataFrame, read: Read) -> pd.DataFrame:
+def _leaves(chosen: pd.DataFrame, run: Run, read: Read) -> pd.DataFrame:
     rows = []
     for claim in chosen.itertuples():
-        rows += [{"id": claim.id, **leaf._asdict()} for leaf in _attempt(_test(claim), _chapter(claim), read)]
+        if lacking := _lacking(claim, run):
+            found = [open_(lacking, np.nan, ABSENT)]
+        else:
+            found = _attempt(_test(claim), _chapter(claim), read)
+        rows += [{"id": claim.id, **leaf._asdict()} for leaf in found]
     return pd.DataFrame(rows, columns=["id", *Leaf._fields])
 
 
@@ -77,19 +84,19 @@ def ledger(run: Run, page: str | None = None) -> pd.DataFrame:
 
     Returns:
         DataFrame[id, where, claim, verdict, here, leaves, reproduced, not reproduced, undecided, not attempted, reason,
-        equal, remark, page]: verdict by the rule of claims; here: what it would be if phantoms counted; counts of
+        equal, remark, page]: verdict by the rule of claims; here: what it would be if stand-ins counted; counts of
         leaves; reason: the leaf that decided, with its numbers; equal: verdict and reason where start and distance are
         equal (chapter 8), empty for claims of which that can't be asked.
     """
     chosen, read, rows = _claims(page), _reader(run), []
-    found = _leaves(chosen, read)
+    found = _leaves(chosen, run, read)
     for claim in chosen.itertuples():
         part = found[found["id"] == claim.id]
         counts = {each: int((part["verdict"] == each).sum()) for each in (YES, NO, UNSURE, ABSENT)}
         here = _verdict(part)
         rows.append({
             **{"id": claim.id, "where": claim.where, "claim": claim.claim},
-            **{"verdict": ANALOGUE if _is_analogue(here, claim, run) else here, "here": here},
+            **{"verdict": _analogue(here, claim, run) or here, "here": here},
             **{"leaves": len(part), **counts, "reason": _reason(part, here)},
             **{"equal": _at_equal(claim, run, read), "remark": claim.remark, "page": claim.page},
         })  # fmt: skip
@@ -107,6 +114,11 @@ def _chapter(claim: tuple) -> int:
     return int(claim.page[:2])
 
 
+def _lacking(claim: tuple, run: Run) -> str | None:
+    """What a claim lacks of the run's data sets: all three of them, where it rests on another than the target's."""
+    return None if set(claim.data.split()) <= {"acdc"} else networks.lacking(run)
+
+
 def _test(claim: tuple, suffix: str = "") -> Callable[..., list[Leaf]] | None:
     """The function that bears a claim's name, with a suffix if there is such a one."""
     return getattr(claims, claim.id.replace("-", "_") + suffix, None)
@@ -120,9 +132,9 @@ def _reader(run: Run) -> Read:
 
     @functools.cache
     def read(name: str) -> Any:
-        if name == "tolerance":
-            return run.profile.tolerance
         with contextlib.suppress(MissingError):  # data at a scale that has not been decoded yet
+            if name in FACTS:
+                return FACTS[name](reading)
             job = EVIDENCE[name](reading)
             return job.value(reading.results) if reading.holds(job) else None
 
@@ -145,9 +157,10 @@ def _verdict(part: pd.DataFrame) -> str:
     return next((each for each in (NO, UNSURE, YES) if (part["verdict"] == each).any()), ABSENT)
 
 
-def _is_analogue(verdict: str, claim: tuple, run: Run) -> bool:
-    """Whether a claim is decided, and one of its data sets is a phantom."""
-    return verdict in (YES, NO) and any(run.facts(name)["origin"] == "phantom" for name in claim.data.split())
+def _analogue(verdict: str, claim: tuple, run: Run) -> str:
+    """What a claim is that is decided on other data than the paper's; nothing where it is open, or its data are."""
+    origins = {run.facts(place)["origin"] for place in claim.data.split()} if verdict in (YES, NO) else ()
+    return next((words for origin, words in ANALOGUES.items() if origin in origins), "")
 
 
 def _at_equal(claim: tuple, run: Run, read: Read) -> str:
@@ -157,7 +170,7 @@ def _at_equal(claim: tuple, run: Run, read: Read) -> str:
     part = pd.DataFrame(_attempt(test, 8, read))
     verdict = _verdict(part)
     words = {YES: "still true", NO: "no longer true"}.get(verdict, verdict)
-    return f"{f'{ANALOGUE}: ' if _is_analogue(verdict, claim, run) else ''}{words}: {_reason(part, verdict)}"
+    return ": ".join(filter(None, [_analogue(verdict, claim, run), words, _reason(part, verdict)]))
 
 
 def _reason(part: pd.DataFrame, here: str) -> str:
@@ -174,7 +187,7 @@ def _reason(part: pd.DataFrame, here: str) -> str:
 def in_words(table: pd.DataFrame) -> Words:
     """How many claims came out how."""
     counts = table["verdict"].value_counts()
-    told = ", ".join(f"{each} {counts.get(each, 0)}" for each in (YES, NO, UNSURE, ANALOGUE, ABSENT))
-    here = table.loc[table["verdict"] == ANALOGUE, "here"].value_counts()
+    told = ", ".join(f"{each} {counts.get(each, 0)}" for each in (YES, NO, UNSURE, *ANALOGUES.values(), ABSENT))
+    here = table.loc[table["verdict"].isin(ANALOGUES.values()), "here"].value_counts()
     split = f" Of the analogues {here.get(YES, 0)} came out as the paper says and {here.get(NO, 0)} did not."
-    return Words(f"Of {len(table)} claims: {told}.{split if counts.get(ANALOGUE) else ''}")
+    return Words(f"Of {len(table)} claims: {told}.{split if len(here) else ''}")

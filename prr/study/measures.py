@@ -27,16 +27,17 @@ def dice(run: Run, network: str, dataset: str = "acdc") -> Job:
 def dice_by_class(model: nn.Module, slices: Slices) -> pd.DataFrame:
     """See `dice`."""
     part = slices.validation
-    return metrics.dice(reuse.predict(model, part.images).argmax(1).cpu(), part.masks, part.patient)
+    predicted = reuse.predict(model, part.images).argmax(1).cpu()
+    return metrics.dice(predicted, part.masks, part.patient, part.classes, part.ignore)
 
 
 def rmse(run: Run, network: str) -> Job:
-    """`prr.rmse` of ACDC segmentation and ACDC auto-encoding."""
+    """`prr.rmse` of the target and its own auto-encoder."""
     return _of_pair(run, distance.rmse, network)
 
 
 def shift_scale(run: Run, network: str) -> Job:
-    """`prr.shift_scale` of ACDC segmentation by ACDC auto-encoding."""
+    """`prr.shift_scale` of the target by its own auto-encoder."""
     return _of_pair(run, bn.shift_scale, network)
 
 

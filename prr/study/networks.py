@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Collection
 from typing import Any
 
@@ -15,7 +16,7 @@ from prr.errors import DataError, OptionError
 from prr.layers import parameter_table
 from prr.study import profiles, training
 from prr.study.backbones import ARCHITECTURES, random
-from prr.study.datasets import TEXTURES
+from prr.study.datasets import PLACES, TEXTURES
 from prr.study.jobs import Form, Job, kept_as
 from prr.study.models import seed_of
 from prr.study.run import Run, checked_seed
@@ -31,18 +32,49 @@ def _packed(made: tuple[nn.Module, pd.DataFrame]) -> tuple[dict[str, Tensor], di
 def _unpacked(job: Job, tensors: dict[str, Tensor], record: dict, device: str) -> nn.Module:
     """The network in eval mode."""
     of = origin(job).arguments
-    model = random(of["network"], of["width"], 0)  # whatever is random is overwritten
+    model = random(of["network"], of["width"], 0, of["channels"], of["classes"])  # whatever is random is overwritten
     model.load_state_dict(tensors)
     return model.to(device, memory_format=torch.channels_last).eval()
 
 
 NETWORK = Form("networks", _packed, _unpacked)
-TARGET = "ACDC seg"  # the paper's A1
-SIX = {
-    f"{dataset.upper()} {short}": (dataset, task)
-    for dataset in ("acdc", "t1", "rvsc")
-    for short, task in (("seg", "segmentation"), ("auto", "auto-encoding"))
-}
+SHORT = {"segmentation": "seg", "auto-encoding": "auto"}  # tasks as labels name them
+
+
+def label(run: Run, place: str = "acdc", task: str = "segmentation") -> str:
+    """How a network is called, after what its place holds: "ACDC seg" is the paper's A1."""
+    return f"{run.title(place)} {SHORT[task]}"
+
+
+def six(run: Run) -> dict[str, tuple[str, str]]:
+    """{label: (place, task)} of the run's networks, those of the target first: the paper's six where no place is empty.
+
+    Raises:
+        DataError: two places hold data sets of one name, whose networks no table could tell apart.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for place, task in itertools.product(run.places, SHORT):
+        title = label(run, place, task)
+        if title in found:
+            raise DataError(
+                f"{found[title][0]} and {place}: expected data sets of different names, found {run.title(place)} in "
+                "both; give each place its own, or rename one"
+            )
+        found[title] = place, task
+    return found
+
+
+def lacking(run: Run) -> str | None:
+    """What the comparison of data sets lacks, and how to give it, in one sentence; None where no place is empty."""
+    empty = [alias.upper() for place, alias in PLACES.items() if place not in run.places]
+    if not empty:
+        return None
+    there = " and ".join(run.title(place) for place in run.places)
+    return (
+        f"This compares three data sets, the target and two others, as the paper does, and the run has {there} alone: "
+        f"name what is missing in {' and '.join(f'PRR_{name}' for name in empty)} "
+        f"(make book {' '.join(f'{name}=FOLDER' for name in empty)})."
+    )
 
 
 def model(
@@ -79,9 +111,10 @@ def model(
     common = None if common == seed or start in ("independent", "imagenet") else common
     words = {"network": network, "normalisation": run.profile.normalisation, "start": start, "seed": seed}
     begins = {"network": network, "width": width_of(run, network), "start": start, "dataset": dataset, "task": task}
+    begins |= run.shape
     job = run.job(
         trained,
-        title=f"{dataset} {task}" + ("" if patients is None else f", {patients} patients"),
+        title=f"{run.title(dataset).lower()} {task}" + ("" if patients is None else f", {patients} patients"),
         initial=pretext(run, network, seed if common is None else common)
         if start == "pretext"
         else run.job(initial, **begins, seed=seed, common=common),
@@ -135,13 +168,13 @@ def history(run: Run, network: str, *given: Any, **named: Any) -> pd.DataFrame:
 
 def untrained(run: Run, network: str) -> nn.Module:
     """A network of the run's width as it was never used, for its layers alone; on the CPU, in eval mode."""
-    return random(network, width_of(run, network), 0).eval()
+    return random(network, width_of(run, network), 0, **run.shape).eval()
 
 
 def parameters(run: Run, network: str) -> pd.DataFrame:
     """`prr.parameter_table` of a network at the profile's size; it needs no training."""
     size = run.profile.size
-    return parameter_table(untrained(run, network), torch.zeros(1, 1, size, size))
+    return parameter_table(untrained(run, network), torch.zeros(1, run.shape["channels"], size, size))
 
 
 def width_of(run: Run, network: str) -> int:

@@ -62,14 +62,16 @@ SOURCE = ["network", "target", "label"]  # what names a source
 
 
 def candidates(run: Run, common: int) -> dict[str, dict[str, Any]]:
-    """Twenty sources for the target of a seed: three data sets by two tasks, trained fully, shortly or on few patients.
+    """Sources for the target of a seed: each data set by two tasks, trained fully, shortly or on few patients.
+
+    Twenty where there are three data sets, eight of a target alone.
 
     All begin where the target began. "few": a quarter of the data set's training patients; "short": a quarter of the
     steps; "again": another seed.
     """
     first = grid.OTHER_SEED + run.seed
     found = {}
-    for label, (dataset, task) in networks.SIX.items():
+    for label, (dataset, task) in networks.six(run).items():
         some = max(1, run.training_patients(dataset) // 4)
         variants = {"": {}, ", short": {"steps": grid.short(run)}, ", few": {"patients": some}}
         for words, options in variants.items():
@@ -138,7 +140,7 @@ def cheap_scores(
     table = table.merge(aligned(target, source), how="left")
     table["norms"] = table["name"].map(norms(target, source, example))
     table = table.merge(predictors.layer_similarity(target, source, seen)[["name", "cka"]], how="left")
-    pixels = predictors.pixels(source, features, seen)
+    pixels = predictors.pixels(source, features, seen, ignore_index=seen.ignore)
     return table.assign(logme=predictors.logme(*pixels), h_score=predictors.h_score(*pixels))
 
 

@@ -15,7 +15,7 @@ from prr import donors, reuse
 from prr.data import Slices
 from prr.errors import OptionError
 from prr.layers import device_of, parameter_table
-from prr.metrics import crossed_interval, foreground_dice
+from prr.metrics import crossed_interval, foreground_dice, read_as
 from prr.question import ask
 from prr.study import grid, networks, training, transplants
 from prr.study.display import Words
@@ -108,7 +108,7 @@ def transplanted(
     """See `transplant_sets`."""
     part = slices.validation.every(every)
     table = units(target, part.images[:1].to(device_of(target)))
-    part = ask(target, part, foreground_dice)
+    part = ask(target, part, foreground_dice, ignore_index=part.ignore)
     before = reuse.values(target, part)
     givers = sources | {"random": donors.random(target, seed), "own": target}
     chosen = [(name, *each) for name in JOINT for each in sets(table, drops, tolerance)]
@@ -185,7 +185,7 @@ def short_training(
     run: Run, title: str, network: str, what: str, seed: int, source: Job | None, *, n: int | None,
     frozen: bool = False, patients: int | None = None,
 ) -> Job:  # fmt: skip
-    """Load layers into a fresh network, train it on ACDC for a short time, score it on the validation part.
+    """Load layers into a fresh network, train it shortly on the target's data, score it on the validation part.
 
     Args:
         run: at the scale of the chapter.
@@ -203,7 +203,8 @@ def short_training(
         The job of DataFrame[patient, dice]: foreground Dice of the validation patients.
     """
     start = {"network": network, "start": "independent", "seed": seed}
-    fresh = run.job(initial, **start, width=networks.width_of(run, network), dataset=what, task="segmentation")
+    begins = {**start, "width": networks.width_of(run, network), **run.shape, "dataset": what, "task": "segmentation"}
+    fresh = run.job(initial, **begins)
     job = run.job(
         shortly_trained, title, fresh=fresh, source=source, slices=run.data("acdc"), what=what, seed=seed, n=n,
         frozen=frozen, patients=patients, steps=grid.short(run), batch_size=run.profile.batch_size,
@@ -224,7 +225,7 @@ def shortly_trained(
         seed=seed_of(seed, what), progress=progress, checkpoints=0,
     )  # fmt: skip
     part = data.validation
-    dice = foreground_dice(reuse.predict(model.eval(), part.images), part)
+    dice = read_as(foreground_dice, 0.0, part.ignore)(reuse.predict(model.eval(), part.images), part)
     return pd.DataFrame({"patient": part.patient.unique().tolist(), "dice": dice})
 
 

@@ -1,4 +1,7 @@
-"""Six networks of one architecture, three data sets by two tasks: how far apart they are, and which is nearest."""
+"""Six networks of one architecture, three data sets by two tasks: how far apart they are, and which is nearest.
+
+In every table of pairs the target is the first of the first pair.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,6 @@ from prr.layers import comparable, entries, parameter_table
 from prr.study import networks
 from prr.study.display import Words
 from prr.study.jobs import Job, derived, stack
-from prr.study.networks import SIX, TARGET
 from prr.study.run import Run
 
 COUNTS = range(2, 7)  # of groups
@@ -45,11 +47,13 @@ def pairs(run: Run, network: str, seed: int | None = None, patients: int | None 
     Raises:
         OptionError: an unknown network.
     """
+    six = networks.six(run)
+    target = next(iter(six))
     models = {
-        label: networks.model(run, network, *each, seed=seed, patients=patients if label == TARGET else None)
-        for label, each in SIX.items()
+        label: networks.model(run, network, *each, seed=seed, patients=patients if label == target else None)
+        for label, each in six.items()
     }
-    starts = {label: networks.start(run, network, *each, seed=seed) for label, each in SIX.items()}
+    starts = {label: networks.start(run, network, *each, seed=seed) for label, each in six.items()}
     return run.job(measured, "distances of pairs", models=models, starts=starts, slices=run.data("acdc"))
 
 
@@ -131,9 +135,14 @@ def _rms(values: torch.Tensor) -> np.float64:
     return np.sqrt(values.square().mean().numpy())
 
 
+def target_of(pairs: pd.DataFrame) -> str:
+    """The label of the target."""
+    return pairs["first"].iloc[0]
+
+
 @derived
 def ranking(pairs: pd.DataFrame) -> pd.DataFrame:
-    """The five sources against ACDC segmentation, nearest first.
+    """The five sources against the target, nearest first.
 
     Args:
         pairs: from `over_seeds`.
@@ -142,7 +151,7 @@ def ranking(pairs: pd.DataFrame) -> pd.DataFrame:
         DataFrame[network, seed, source, rmse, relative, null, travelled, rank]: means over the kernels W; travelled:
         the source's own way from its start; rank 1 has the smallest relative RMSE.
     """
-    ours = pairs[(pairs["first"] == TARGET) & (pairs["kind"] == "W")]
+    ours = pairs[(pairs["first"] == target_of(pairs)) & (pairs["kind"] == "W")]
     ours = ours.rename(columns={"second": "source", "travelled_second": "travelled"})
     table = ours.groupby([*RUN, "source"])[["rmse", "relative", "null", "travelled"]].mean().reset_index()
     table["rank"] = table.groupby(RUN)["relative"].rank(method="min").astype(int)
@@ -166,11 +175,11 @@ def travel(pairs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         DataFrame[network, seed, over, count, correlation, ratio_low, ratio_high]: Spearman's correlation of rmse with
-        null over the five sources of ACDC segmentation, and over all pairs; smallest and largest ratio of the two.
+        null over the five sources of the target, and over all pairs; smallest and largest ratio of the two.
     """
-    table, rows = ratios(pairs), []
+    table, rows, target = ratios(pairs), [], target_of(pairs)
     for run, part in table.groupby(RUN):
-        for over, some in (("sources", part[part["first"] == TARGET]), ("pairs", part)):
+        for over, some in (("sources", part[part["first"] == target]), ("pairs", part)):
             correlation = stats.spearmanr(some["rmse"], some["null"]).statistic
             rows.append((*run, over, len(some), correlation, some["ratio"].min(), some["ratio"].max()))
     return pd.DataFrame(rows, columns=[*RUN, "over", "count", "correlation", "ratio_low", "ratio_high"])
@@ -315,7 +324,7 @@ def relation(first: str, second: str) -> str:
     >>> relation("ACDC seg", "T1 seg")
     'C: other data, same task'
     """
-    (data, task), (other_data, other_task) = SIX[first], SIX[second]
+    (data, task), (other_data, other_task) = first.rsplit(" ", 1), second.rsplit(" ", 1)
     if data == other_data:
         return "A: same data, other task"
     return "C: other data, same task" if task == other_task else "B: other data, other task"
@@ -379,7 +388,7 @@ def _sentence(pairs: pd.DataFrame, few: pd.DataFrame) -> str:
     seeds = near["seeds"]
     sources = way.loc[way["over"] == "sources", "correlation"]
     words = [
-        f"- **{name}**: nearest to {TARGET} is {near['source']}, {_range(near)}, ranked {_ranks(near)}",
+        f"- **{name}**: nearest to {target_of(pairs)} is {near['source']}, {_range(near)}, ranked {_ranks(near)}",
         f"farthest is {far['source']}, {_range(far)}, ranked {_ranks(far)}",
         f"orders of two seeds agree with Kendall's tau {_span(taus['tau'])}" if len(taus) else "one seed: no interval",
         f"RMSE follows its null with a rank correlation of {_span(sources)} over the sources",

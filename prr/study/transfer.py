@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 
 from prr import reuse
 from prr.data import Slices
+from prr.data.slices import LABELS
 from prr.errors import OptionError
 from prr.layers import parameter_table
 from prr.study import networks, paper, training, transplants
@@ -25,33 +27,39 @@ from prr.study.run import Run, checked_seed
 from prr.study.starts import initial
 from prr.verdict import REUSABLE, layer_verdicts
 
-CLASSES = (1, 2, 3)  # of the target; 0 is the background
-
 
 class Row(NamedTuple):
     """One row of the table: what is loaded, and whether it is fixed."""
 
-    label: str
-    source: str  # "" nothing, "start" the sources' untrained start, else data set and task
+    source: str  # "" nothing, "start" the sources' untrained start, else place and task
     frozen: bool
 
 
 # 1-7 as the paper numbers them; 8, 9: the control that it lacks; 10, 11: its reading of semi-supervised learning
 ROWS = {
-    1: Row("nothing loaded", "", False),
-    2: Row("T1 seg, frozen", "t1 segmentation", True),
-    3: Row("T1 seg, trained on", "t1 segmentation", False),
-    4: Row("T1 auto, frozen", "t1 auto-encoding", True),
-    5: Row("T1 auto, trained on", "t1 auto-encoding", False),
-    6: Row("RVSC seg, frozen", "rvsc segmentation", True),
-    7: Row("RVSC seg, trained on", "rvsc segmentation", False),
-    8: Row("start only, frozen", "start", True),
-    9: Row("start only, trained on", "start", False),
-    10: Row("ACDC auto, frozen", "acdc auto-encoding", True),
-    11: Row("ACDC auto, trained on", "acdc auto-encoding", False),
+    1: Row("", False),
+    2: Row("t1 segmentation", True),
+    3: Row("t1 segmentation", False),
+    4: Row("t1 auto-encoding", True),
+    5: Row("t1 auto-encoding", False),
+    6: Row("rvsc segmentation", True),
+    7: Row("rvsc segmentation", False),
+    8: Row("start", True),
+    9: Row("start", False),
+    10: Row("acdc auto-encoding", True),
+    11: Row("acdc auto-encoding", False),
 }
 STARTED = ("t1", "auto-encoding")  # the source whose start is loaded as "start"; under a shared start all have this one
 RUN = ["network", "parameters", "patients", "row", "label"]  # what names a run, but for its seed
+
+
+def label(run: Run, row: int) -> str:
+    """A row in words: "T1 seg, frozen", after what the places hold."""
+    source, frozen = ROWS[row]
+    if not source:
+        return "nothing loaded"
+    what = "start only" if source == "start" else networks.label(run, *source.split())
+    return f"{what}, {'frozen' if frozen else 'trained on'}"
 
 
 def loaded(run: Run, network: str, parameters: str) -> Job:
@@ -61,7 +69,7 @@ def loaded(run: Run, network: str, parameters: str) -> Job:
         run: whose sweep decides, if the list is inferred: of its own seed, for all seeds of the transfer.
         network: pspnet or unet.
         parameters: "paper": all but those that the paper lists as not reusable (PSPNet only); "inferred": those that
-            the sweep of ACDC segmentation by ACDC auto-encoding finds reusable.
+            the sweep of the target by its own auto-encoder finds reusable.
 
     Returns:
         The job of DataFrame[kind, layer, name, size].
@@ -69,7 +77,7 @@ def loaded(run: Run, network: str, parameters: str) -> Job:
     Raises:
         OptionError: an unknown list, or the paper's for another network than PSPNet.
     """
-    of = {"network": network, "width": networks.width_of(run, network)}
+    of = {"network": network, "width": networks.width_of(run, network), **run.shape}
     if parameters == "inferred":
         return run.job(inferred_list, sweep=transplants.sweep(run, network), tolerance=run.profile.tolerance, **of)
     if parameters != "paper":
@@ -80,7 +88,7 @@ def loaded(run: Run, network: str, parameters: str) -> Job:
 
 
 @derived
-def inferred_list(sweep: pd.DataFrame, tolerance: float, network: str, width: int) -> pd.DataFrame:
+def inferred_list(sweep: pd.DataFrame, tolerance: float, network: str, **shape: int) -> pd.DataFrame:
     """See `loaded`.
 
     Raises:
@@ -90,18 +98,18 @@ def inferred_list(sweep: pd.DataFrame, tolerance: float, network: str, width: in
     passing = judged.loc[judged["verdict"] == REUSABLE, ["kind", "name"]]
     if passing.empty:
         raise OptionError(f"transfer_list='inferred' for {network}: its sweep finds nothing reusable; train it longer")
-    return _parameters(network, width).merge(passing)
+    return _parameters(network, **shape).merge(passing)
 
 
 @derived
-def all_but(listed: list[list[str]], network: str, width: int) -> pd.DataFrame:
+def all_but(listed: list[list[str]], network: str, **shape: int) -> pd.DataFrame:
     """See `loaded`; `listed` are the pairs of kind and name that are not loaded."""
-    table = _parameters(network, width)
+    table = _parameters(network, **shape)
     return table[[pair not in listed for pair in table[["kind", "name"]].to_numpy().tolist()]]
 
 
-def _parameters(network: str, width: int) -> pd.DataFrame:
-    return parameter_table(random(network, width, 0))[["kind", "layer", "name", "size"]]
+def _parameters(network: str, width: int, channels: int, classes: int) -> pd.DataFrame:
+    return parameter_table(random(network, width, 0, channels, classes))[["kind", "layer", "name", "size"]]
 
 
 def shares(run: Run) -> pd.DataFrame:
@@ -113,7 +121,7 @@ def shares(run: Run) -> pd.DataFrame:
     """
     rows = []
     for network, parameters in combinations(run):
-        every = _parameters(network, networks.width_of(run, network))
+        every = _parameters(network, networks.width_of(run, network), **run.shape)
         chosen = run.result(loaded(run, network, parameters))
         numbers = chosen["size"].sum(), every["size"].sum()
         counts = {"pairs of kind and layer": (len(chosen), len(every)), "numbers": numbers}
@@ -142,7 +150,8 @@ def sizes(run: Run) -> tuple[int, int]:
     """
     few, every = run.profile.few_patients, run.training_patients("acdc")
     if few >= every:
-        raise OptionError(f"few_patients={few}: expected fewer than the {every} training patients of acdc")
+        title = run.title("acdc")
+        raise OptionError(f"few_patients={few}: expected fewer than the {every} training patients of {title}")
     return few, every
 
 
@@ -156,8 +165,7 @@ def table(run: Run) -> Job:
     return stack(
         (
             {"network": network, "parameters": parameters, "patients": patients, "row": number}
-            | ROWS[number]._asdict()
-            | {"seed": seed},
+            | {"label": label(run, number), **ROWS[number]._asdict(), "seed": seed},
             row(run, network, parameters, number, patients, seed),
         )
         for (network, parameters), patients, seed, number in every
@@ -168,8 +176,8 @@ def row(run: Run, network: str, parameters: str, row: int, patients: int, seed: 
     """One run: load, train on the drawn patients, score on the data set's validation patients.
 
     The target begins from a random start of its own, the same in all rows and sizes of a seed, which no source shares;
-    what is loaded replaces part of it. "start" loads the untrained start of the T1 auto-encoder: where the profile's
-    start is shared, that is the start of all sources. All rows train for equal steps.
+    what is loaded replaces part of it. "start" loads the untrained start of the first other set's auto-encoder: where
+    the profile's start is shared, that is the start of all sources. All rows train for equal steps.
 
     Args:
         run: profile and data.
@@ -180,7 +188,7 @@ def row(run: Run, network: str, parameters: str, row: int, patients: int, seed: 
         seed: of start, sources, draw, order and augmentation.
 
     Returns:
-        The job of DataFrame[class, dice]: class 0 to 3, dice the mean over validation patients.
+        The job of DataFrame[class, dice]: class from 0, dice the mean over validation patients.
 
     Raises:
         OptionError: an unknown network, row or list, or no such number of patients.
@@ -192,10 +200,11 @@ def row(run: Run, network: str, parameters: str, row: int, patients: int, seed: 
             raise OptionError(f"{what} {value!r}: expected one of {', '.join(map(str, known))}")
     every = run.training_patients("acdc")
     if not 1 <= patients <= every:
-        raise OptionError(f"patients={patients}: expected 1 to {every}, the training patients of acdc")
+        raise OptionError(f"patients={patients}: expected 1 to {every}, the training patients of {run.title('acdc')}")
     words = {"network": network, "start": "independent", "seed": checked_seed(seed)}
-    begins = {**words, "width": networks.width_of(run, network), "dataset": "transfer", "task": "segmentation"}
-    _, source, frozen = ROWS[row]
+    begins = {**words, "width": networks.width_of(run, network), **run.shape}
+    begins |= {"dataset": "transfer", "task": "segmentation"}
+    source, frozen = ROWS[row]
     given: dict[str, Any] = {}
     if source:
         giver, of = (networks.start, STARTED) if source == "start" else (networks.model, source.split())
@@ -227,7 +236,8 @@ def dice_after_training(
         DataError: the drawn masks lack a class.
         NetworkError: training has diverged.
     """
-    part, model = networks.draw(slices, patients, seed, CLASSES), target.to(device)
+    part = networks.draw(slices, patients, seed, [label for label in slices.labels if label])
+    model = target.to(device)
     if source is not None:
         plan = plan.assign(action="reuse" if frozen else "fine-tune")
         model = reuse.apply_plan(model, source.to(device), plan)
@@ -249,9 +259,9 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
         runs: from `table`.
 
     Returns:
-        DataFrame[network, parameters, patients, row, label, class, dice, low, high, seeds]: class 0 to 3, "mean" (of
-        classes 0-3, background included, as the paper prints it) and "foreground" (of classes 1-3, as in sweeps);
-        low, high: 95 % t interval of the mean over seeds, NaN with one seed.
+        DataFrame[network, parameters, patients, row, label, class, dice, low, high, seeds]: each class, "mean" (of all
+        classes, background included, as the paper prints it) and "foreground" (without it, as in sweeps); low, high:
+        95 % t interval of the mean over seeds, NaN with one seed.
     """
     return _over_seeds(_measures(runs), "dice")
 
@@ -265,8 +275,8 @@ def gains(runs: pd.DataFrame, over: str = "nothing") -> pd.DataFrame:
             alone, frozen against frozen (row 8) and trained on against trained on (row 9).
 
     Returns:
-        DataFrame[network, parameters, patients, row, label, class, gain, low, high, seeds]: class "mean" (0-3) and
-        "foreground" (1-3); low, high: 95 % t interval over the seeds' differences, NaN with one seed.
+        DataFrame[network, parameters, patients, row, label, class, gain, low, high, seeds]: class "mean" and
+        "foreground", as in `summary`; low, high: 95 % t interval over the seeds' differences, NaN with one seed.
 
     Raises:
         OptionError: `over` is neither.
@@ -286,11 +296,12 @@ def gains(runs: pd.DataFrame, over: str = "nothing") -> pd.DataFrame:
     return _over_seeds(paired.assign(gain=paired["dice"] - paired["other"]), "gain")
 
 
-def with_paper_values(cells: pd.DataFrame) -> pd.DataFrame:
+def with_paper_values(cells: pd.DataFrame, labels: Mapping[int, str] = LABELS) -> pd.DataFrame:
     """The paper's value beside ours, cell by cell.
 
     Args:
         cells: from `summary`.
+        labels: of the target; what the paper prints is said of its own classes alone.
 
     Returns:
         `cells` with columns `paper_patients` (10 for the fewer, 50 for the more) and `paper` (PSPNet's rows 1-7,
@@ -298,6 +309,7 @@ def with_paper_values(cells: pd.DataFrame) -> pd.DataFrame:
     """
     ranks = dict(zip(sorted(cells["patients"].unique()), (10, 50), strict=False))
     printed = paper.transfer().rename(columns={f"class-{label}": label for label in range(4)})
+    printed = printed if labels == LABELS else printed.head(0)
     printed = printed.melt(["patients", "row"], [0, 1, 2, 3, "mean"], "class", "paper")
     printed = printed.rename(columns={"patients": "paper_patients"}).assign(network="pspnet")
     keys = ["network", "paper_patients", "row", "class"]
@@ -317,11 +329,11 @@ def setting(run: Run) -> Words:
 
 
 def in_words(runs: pd.DataFrame) -> Words:
-    """What the gains say, of the mean over classes 0-3: a row gains, or loses, where its interval leaves 0 out."""
-    sentences = []
+    """What the gains say, of the mean over all classes: a row gains, or loses, where its interval leaves 0 out."""
+    sentences, last = [], runs["class"].max()
     for (network, parameters, patients), part in runs.groupby(["network", "parameters", "patients"], sort=False):
         mean = summary(part).query("`class` == 'mean' and row == 1").iloc[0]
-        lines = [f"mean Dice (classes 0-3) with nothing loaded {mean['dice']:.2f}{_interval(mean)}"]
+        lines = [f"mean Dice (classes 0-{last}) with nothing loaded {mean['dice']:.2f}{_interval(mean)}"]
         for over, words in (("nothing", "loading nothing"), ("start", "loading the start alone")):
             gain = gains(part, over).query("`class` == 'mean'")
             best = gain.loc[gain["gain"].idxmax()]
@@ -346,7 +358,7 @@ def _interval(cell: pd.Series) -> str:
 def _measures(runs: pd.DataFrame) -> pd.DataFrame:
     """DataFrame[network, parameters, patients, row, label, seed, class, dice] with the two means of every run."""
     wide = runs.pivot(index=[*RUN, "seed"], columns="class", values="dice").astype(float)
-    means = {"mean": wide.mean(axis=1), "foreground": wide[list(CLASSES)].mean(axis=1)}
+    means = {"mean": wide.mean(axis=1), "foreground": wide.drop(columns=0).mean(axis=1)}
     return wide.assign(**means).reset_index().melt([*RUN, "seed"], var_name="class", value_name="dice")
 
 

@@ -15,7 +15,6 @@ from prr.errors import OptionError
 from prr.layers import check_kinds
 from prr.study import networks
 from prr.study.jobs import Form, Job, kept_as
-from prr.study.networks import SIX, TARGET
 from prr.study.paper import KINDS
 from prr.study.run import Run
 from prr.verdict import REUSABLE, Verdict, layer_verdicts
@@ -63,7 +62,8 @@ def swept(
     """See `sweep`."""
     if dose is not None:
         source = donors.noisy(target, source, seed) if dose == "noise" else donors.towards(target, source, dose)
-    return reuse.sweep(target, source, slices.validation, kinds=kinds, layers=layers, progress=progress)
+    options = {"kinds": kinds, "layers": layers, "ignore_index": slices.ignore, "progress": progress}
+    return reuse.sweep(target, source, slices.validation, **options)
 
 
 def drops(
@@ -102,12 +102,13 @@ def dropped(
 ) -> pd.DataFrame:  # fmt: skip
     """See `drops`."""
     giver = donors.donor(donor, target, source, amount, seed or 0)
-    table = reuse.drops(target, giver, slices.validation.every(every), kinds=kinds, progress=progress)
+    options = {"kinds": kinds, "ignore_index": slices.ignore, "progress": progress}
+    table = reuse.drops(target, giver, slices.validation.every(every), **options)
     return table.round(DIGITS).merge(rmse(target, giver), how="left")
 
 
 def joint(run: Run, network: str) -> Job:
-    """What passes alone in `sweep`, taken from ACDC auto-encoding all at once.
+    """What passes alone in `sweep`, taken from the target's own auto-encoder all at once.
 
     Returns:
         The job of DataFrame[pairs, score, drop, low, high], one row; `pairs` counts them.
@@ -123,12 +124,12 @@ def jointly_transplanted(
     """See `joint`."""
     judged = layer_verdicts(sweep, tolerance)
     alone = judged[judged["verdict"] == REUSABLE]
-    found = reuse.joint_transplant(target, source, slices.validation, alone)
+    found = reuse.joint_transplant(target, source, slices.validation, alone, ignore_index=slices.ignore)
     return pd.DataFrame([{"pairs": len(alone), **found}])
 
 
 def judge(run: Run, network: str, patients: int | None = None) -> Job:
-    """`prr.judge` of ACDC segmentation with the five other networks as sources.
+    """`prr.judge` of the target's segmentation with the five other networks as sources.
 
     Args:
         run: profile, data and seed.
@@ -138,9 +139,9 @@ def judge(run: Run, network: str, patients: int | None = None) -> Job:
     Returns:
         The job of the `prr.Verdict`.
     """
-    few = {label: {"patients": patients} if label == TARGET else {} for label in SIX}
-    six = {label: networks.model(run, network, *each, **few[label]) for label, each in SIX.items()}
-    given = {"target": six.pop(TARGET), "sources": six, "slices": run.data("acdc"), "seed": run.seed}
+    sources = {label: networks.model(run, network, *each) for label, each in networks.six(run).items() if each != A1}
+    target = networks.model(run, network, *A1, patients=patients)
+    given = {"target": target, "sources": sources, "slices": run.data("acdc"), "seed": run.seed}
     return run.job(judged, "verdict", **given, tolerance=run.profile.tolerance)
 
 
@@ -165,4 +166,5 @@ def judged(
 ) -> Verdict:
     """See `judge`."""
     policy = {"policy": "drawn", "seed": seed}  # the paper's own
-    return verdict.judge(target, sources, slices.validation, **policy, tolerance=tolerance, progress=progress)
+    asked = {"tolerance": tolerance, "ignore_index": slices.ignore}
+    return verdict.judge(target, sources, slices.validation, **policy, **asked, progress=progress)
