@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from prr.data import write_phantom
+from prr.study.datasets import VARIABLES
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +19,7 @@ def phantom_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def phantoms_only():
     """No data set is named, no GPU is there, and one job runs at a time, in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("PRR_ACDC", "PRR_T1", "PRR_RVSC"):
+        for name in VARIABLES:
             patch.delenv(name, raising=False)
         patch.setattr(torch.cuda, "is_available", lambda: False)
         patch.setattr(torch.backends.mps, "is_available", lambda: False)
