@@ -9,6 +9,10 @@ class DataError(PrrError):
     """A file, a folder, an image or a mask is not what its format promises."""
 
 
+class LayoutError(DataError):
+    """A folder is laid out in another way than a reader's."""
+
+
 class NetworkError(PrrError):
     """A network, or a pair of networks, can't be compared or swapped."""
 

@@ -174,7 +174,7 @@ def test_folders_that_are_not_acdc_are_refused(tmp_path, phantom_root):
             read_acdc(wrong, progress=False)
         with pytest.raises(DataError, match="PRR_ACDC"):
             check(wrong, "acdc")
-    with pytest.raises(OptionError, match="expected one of acdc, t1, rvsc, found 'mnist'"):
+    with pytest.raises(OptionError, match="expected one of acdc, t1, rvsc, nnunet, found 'mnist'"):
         check(tmp_path, "mnist")
 
 

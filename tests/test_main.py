@@ -92,7 +92,7 @@ def test_options_become_parameters(built):
         (["book", "--chapters", "77"], "unknown chapter 77"),
         (["book", "--bogus"], "--bogus"),
         (["book", "--dry-run", "--set", "unet_wdith=1"], "unknown parameter unet_wdith"),
-        (["data", "check", "mnist", "."], "data set: expected one of acdc, t1, rvsc, found 'mnist'"),
+        (["data", "check", "mnist", "."], "data set: expected one of acdc, t1, rvsc, nnunet, found 'mnist'"),
         (["book", "--edition", "none"], "edition none: expected one of"),
         (["book", "--edition", "none", "--profile", "quick"], "--edition none: expected no other scale"),
         (["book", "--edition", "none", "--set", "steps=3"], "--edition none: expected no other scale"),

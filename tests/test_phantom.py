@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation, label
 
-from prr.data import DATA_SETS, DataSet, check, read_acdc, t1, write_phantom
+from prr.data import DATA_SETS, LAYOUTS, DataSet, check, read_acdc, t1, write_phantom
 from prr.data.volumes import Listing, Volume
 from prr.errors import DataError, OptionError
 
@@ -115,7 +115,8 @@ def test_a_line_in_the_table_is_all_that_a_new_data_set_needs(tmp_path, monkeypa
         volumes = [Volume(n, image + n, image > 1, (1.5, 1.5), True, root / f"{n}") for n in range(count)]
         return Listing("Toy", root, [(each.patient, lambda each=each: each) for each in volumes])
 
-    monkeypatch.setitem(DATA_SETS, "toy", DataSet("Toy", None, find, write))
+    for table in (DATA_SETS, LAYOUTS):
+        monkeypatch.setitem(table, "toy", DataSet("Toy", None, find, write))
     root = write_phantom(tmp_path / "a", {"toy": 3}, seed=5)
     assert [path.name for path in root.iterdir()] == ["toy"]
     assert (root / "toy/hearts.txt").read_text() == "3 5"

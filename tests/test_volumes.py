@@ -199,15 +199,19 @@ def test_a_spacing_that_no_scanner_has_is_refused(values):
         check_spacing(values)
 
 
-def test_patients_are_numbered_folders_by_place_and_name(tmp_path):
-    for name in ("b/patient010", "b/patient2", "b/patients", "b/patient_3", "a/patient11", "a/patient0000001"):
+def test_patients_are_numbered_folders_some_levels_down(tmp_path):
+    for name in ("b/patient010", "b/Patient2", "b/patients", "b/patient_3", "a/1/2/3/patient11", "patient0000001",
+                 "__MACOSX/patient4", ".git/patient5", "a/1/2/3/4/patient6", "b/Patient2/patient7"):  # fmt: skip
         (tmp_path / name).mkdir(parents=True)
-    found = patient_folders(tmp_path / "b", tmp_path / "a", tmp_path / "absent")
-    assert found == [(number, tmp_path / name) for number, name in
-                     ((10, "b/patient010"), (2, "b/patient2"), (11, "a/patient11"))]  # fmt: skip
-    (tmp_path / "a/patient02").mkdir()
-    with pytest.raises(DataError, match=r"a/patient02: expected one folder for each patient, found .*b/patient2 too"):
-        patient_folders(tmp_path / "b", tmp_path / "a")
+    deep = tmp_path / "a/1/2/3"
+    assert patient_folders(tmp_path) == {
+        deep: {11: deep / "patient11"},
+        tmp_path / "b": {2: tmp_path / "b/Patient2", 10: tmp_path / "b/patient010"},
+    }
+    assert patient_folders(tmp_path / "absent") == {}
+    (tmp_path / "b/patient02").mkdir()
+    with pytest.raises(DataError, match=r"b/patient02: expected one folder for each patient, found .*b/Patient2 too"):
+        patient_folders(tmp_path)
 
 
 def test_a_square_contour_fills_its_pixels_x_before_y():

@@ -13,11 +13,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from prr.data.labels import LABELS, matched, parse
+from prr.data.nifti import read_pair
 from prr.data.slices import Slices
-from prr.data.volumes import PHANTOM_MARK, Listing, Volume, check_spacing, patient_folders, read, reading, refusal
-from prr.errors import DataError
+from prr.data.volumes import PHANTOM_MARK, Listing, Volume, patient_folders, read, read_text, reading, refusal
+from prr.errors import DataError, LayoutError
 
-PLACES = (".", "training", "database/training", "acdc/database/training", "acdc/training")
 PHASES = ("ED", "ES")
 THICKNESS = 10.0  # mm, of a phantom's slices
 
@@ -30,24 +31,27 @@ def read_acdc(
     split: str | Iterable[int] = "paper",
     seed: int = 0,
     normalise: str = "zscore",
+    labels: str | Mapping[str, int] | None = None,
     progress: bool = True,
 ) -> Slices:
     """Every slice of the ED and ES volumes of each patient, as `Slices` named "ACDC".
 
     Rows are the first axis of the NIfTI array and columns the second, as stored: no reorientation by the
-    affine. So the pictures are the transpose of the usual display. Normalisation and padding: see `volumes.place`.
+    affine, by which only the mask is laid on the image. So the pictures are the transpose of the usual display.
+    Normalisation and padding: see `volumes.place`.
 
     Args:
-        root: the folder of the patientNNN folders, or one above it (`training`, `database/training`).
+        root: the folder of the patientNNN folders, or one above it; `training` is read before `testing`.
         size: pixels, square; spacing_mm: in-plane, mm.
         split: "paper" (a random half of the patients held out, by `seed`), "all" (none), or the held-out
             ones.
         normalise: "zscore" or "unit" ([0, 1]), per volume.
+        labels: what the values in the masks are, if not ACDC's "RV=1 MYO=2 LV=3"; those not named are background.
         progress: show a bar on a terminal.
 
     Raises:
         DataError: a file is missing, can't be read, or is not as the format says.
-        OptionError: an unknown `normalise` or `split`.
+        OptionError: an unknown `normalise` or `split`, or `labels` that are no map.
 
     Example:
         >>> import tempfile
@@ -61,18 +65,26 @@ def read_acdc(
         [0, 1, 2, 3]
     """
     options = {"size": size, "spacing_mm": spacing_mm, "split": split, "seed": seed, "normalise": normalise}
-    return read(find(Path(root)), **options, progress=progress)
+    return read(find(Path(root), labels), **options, progress=progress)
 
 
-def find(root: Path) -> Listing:
+def find(root: Path, labels: str | Mapping[str, int] | None = None) -> Listing:
     """The ED and ES volumes of each patient below an ACDC folder; a bad Info.cfg is refused when it is read."""
+    numbers = {value: value for value in LABELS}
+    if labels is not None:
+        numbers = matched(parse(labels), LABELS, str(root))
+    patients, told = _patients(root)
     volumes = []
-    for number, folder in _folders(root):
+    for number, folder in patients.items():
         try:
-            volumes += [(number, partial(_read_pair, number, *pair)) for pair in _frames(folder)]
+            frames, done = _frames(number, folder)
+            pairs = [[_file(number, folder, frame, suffix) for suffix in ("", "_gt")] for frame in frames]
         except DataError as error:
             volumes.append((number, partial(refusal, error)))
-    return Listing("ACDC", root, volumes)
+        else:
+            table = None if labels is None else numbers
+            volumes += [(number, partial(_read_volume, number, *pair, table, done)) for pair in pairs]
+    return Listing("ACDC", root, volumes, holds=set(numbers.values()), told=told)
 
 
 def write(folder: Path, info: Mapping, volumes: Sequence[tuple[np.ndarray, np.ndarray]], pixel: float) -> None:
@@ -99,52 +111,67 @@ def write(folder: Path, info: Mapping, volumes: Sequence[tuple[np.ndarray, np.nd
             (folder / f"{folder.name}_frame{info[phase]:02d}{suffix}.nii.gz").write_bytes(packed)
 
 
-def _folders(root: Path) -> list[tuple[int, Path]]:
-    """Number and folder of each patient."""
-    for place in PLACES:
-        found = patient_folders(root / place)
-        if any((folder / "Info.cfg").is_file() for _, folder in found):
-            return found
-    raise DataError(
-        f"{root}: expected ACDC's patient001, patient002, ... with an Info.cfg each, here or in "
-        f"{', '.join(PLACES[1:])}, found {'none' if root.is_dir() else 'no such folder'}; "
-        "point PRR_ACDC at the folder `training` of the download"
-    )
+def _patients(root: Path) -> tuple[dict[int, Path], list[str]]:
+    """Folder of each patient, and what is left aside."""
+    places = [
+        (place, patients)
+        for place, patients in patient_folders(root).items()
+        if any(_info(folder).is_file() for folder in patients.values())
+    ]
+    if not places:
+        raise LayoutError(
+            f"{root}: expected ACDC's patient001, patient002, ... with an Info.cfg each, here or below, found "
+            f"{'none' if root.is_dir() else 'no such folder'}; point PRR_ACDC at the folder `training` of the download"
+        )
+    named = {place: place.relative_to(root).as_posix() for place, _ in places}
+    (place, patients), *others = sorted(places, key=lambda found: ("test" in named[found[0]].lower(), named[found[0]]))
+    told = []
+    if others:
+        told.append(f"read {named[place]}, and not {', '.join(named[other] for other, _ in others)}")
+    elif "test" in named[place].lower():
+        told.append(f"read {named[place]}, as no training set lies beside it")
+    return patients, told
 
 
-def _frames(folder: Path) -> list[tuple[Path, Path]]:
-    """Image and mask of each annotated volume, ED before ES: the paths that Info.cfg promises."""
-    path = folder / "Info.cfg"
+def _info(folder: Path) -> Path:
+    return next((path for path in folder.iterdir() if path.name.lower() == "info.cfg"), folder / "Info.cfg")
+
+
+def _frames(number: int, folder: Path) -> tuple[list[int], tuple[str, ...]]:
+    """Numbers of the annotated frames, ED before ES, and what is odd about them."""
+    path = _info(folder)
     with reading(path, "`Key: value` lines"):
-        info = dict(re.findall(r"^\s*(\w+)\s*:\s*(\S+)", path.read_text(encoding="utf-8-sig"), re.MULTILINE))
+        info = dict(re.findall(r"^\s*(\w+)\s*:\s*(\S+)", read_text(path), re.MULTILINE))
     frames = {phase: info.get(phase, "missing") for phase in PHASES}
     if wrong := [f"{phase}: {frame}" for phase, frame in frames.items() if not re.fullmatch("[0-9]{1,4}", frame)]:
         raise DataError(f"{path}: expected the frame numbers `ED: n` and `ES: n`, found {', '.join(wrong)}")
-    stems = [f"{folder.name}_frame{int(frame):02d}" for frame in frames.values()]
-    return [(folder / f"{stem}.nii.gz", folder / f"{stem}_gt.nii.gz") for stem in stems]
+    numbers = list(dict.fromkeys(int(frame) for frame in frames.values()))
+    return numbers, () if numbers[1:] else (f"{path.name} says ED and ES are one frame, which was read once",)
 
 
-def _read_pair(number: int, image_path: Path, mask_path: Path) -> Volume:
-    image, zooms, phantom = _read_volume(image_path)
-    mask, mask_zooms, _ = _read_volume(mask_path)
-    if mask.shape != image.shape or not np.allclose(mask_zooms, zooms, rtol=1e-3):
-        raise DataError(
-            f"{mask_path}: expected the grid of {image_path.name}, {image.shape} at {zooms} mm, "
-            f"found {mask.shape} at {mask_zooms} mm"
-        )
-    if not np.isin(mask, (0, 1, 2, 3)).all():
-        raise DataError(f"{mask_path}: expected labels 0, 1, 2, 3, found {np.unique(mask)[:10].tolist()}")
-    return Volume(number, image, mask.astype(np.uint8), zooms, phantom, image_path)
+def _file(number: int, folder: Path, frame: int, suffix: str) -> Path:
+    """The file of a frame, packed or not, or in a folder of its own name; where none is, what an error names."""
+    pattern = re.compile(rf"patient0*{number}_frame0*{frame}{suffix}\.nii(\.gz)?", re.IGNORECASE)
+    found = sorted(path for path in folder.rglob("*") if pattern.fullmatch(path.name) and path.is_file())
+    return found[-1] if found else folder / f"{folder.name}_frame{frame:02d}{suffix}.nii.gz"
 
 
-def _read_volume(path: Path) -> tuple[np.ndarray, tuple[float, float], bool]:
-    """Voxels (s, h, w), in-plane spacing in mm, and whether it is a phantom."""
-    with reading(path, "a NIfTI volume (x, y, slice)"):
-        nifti = nib.Nifti1Image.from_filename(path)
-        if len(nifti.shape) != 3:
-            raise DataError(f"expected 3 axes (x, y, slice), found {nifti.shape}")
-        zooms = check_spacing(nifti.header.get_zooms()[:2])
-        volume = np.moveaxis(nifti.get_fdata(dtype=np.float32), 2, 0)
-        if not np.isfinite(volume).all():
-            raise DataError("expected finite voxels, found NaN or infinity")
-        return volume, zooms, nifti.header["descrip"].item().decode("latin-1") == PHANTOM_MARK
+def _read_volume(
+    number: int, image_path: Path, mask_path: Path, numbers: Mapping[int, int] | None, told: tuple[str, ...]
+) -> Volume:
+    """One frame; `numbers` are the labels of values in the mask, None: as they are."""
+    pair = read_pair([image_path], mask_path)
+    if pair.image.ndim != 3:
+        raise DataError(f"{image_path}: expected 3 axes (x, y, slice), found {pair.image.shape[1]} volumes in one")
+    if numbers is None:
+        if not np.isin(pair.mask, list(LABELS)).all():
+            raise DataError(
+                f"{mask_path}: expected labels 0, 1, 2, 3, found {np.unique(pair.mask)[:10].tolist()}; "
+                'say which they are, such as labels="RV=1 MYO=2 LV=3"'
+            )
+        mask = pair.mask.astype(np.uint8)
+    else:
+        mask = np.zeros(pair.mask.shape, np.uint8)
+        for value, label in numbers.items():
+            mask[pair.mask == value] = label
+    return Volume(number, pair.image, mask, pair.spacing, pair.phantom, image_path, told=(*told, *pair.told))

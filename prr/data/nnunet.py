@@ -29,7 +29,7 @@ from prr.data.labels import IGNORED, parse
 from prr.data.nifti import read_pair
 from prr.data.slices import Slices
 from prr.data.volumes import PHANTOM_MARK, Listing, Volume, read, reading
-from prr.errors import DataError
+from prr.errors import DataError, LayoutError
 
 FILE = "dataset.json"
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
@@ -130,7 +130,7 @@ def find(root: Path, labels: str | Mapping[str, int] | None = None) -> Listing:
     mapped = None if labels is None else parse(labels)
     path = root if root.name == FILE else root / FILE
     if not path.is_file():
-        raise DataError(f"{root}: expected {FILE}, as nnU-Net lays out a data set, found none{_instead(root)}")
+        raise LayoutError(f"{root}: expected {FILE}, as nnU-Net lays out a data set, found none{_instead(root)}")
     with reading(path, "a JSON object of channel_names, labels and file_ending"):
         about = json.loads(path.read_text(encoding="utf-8-sig"))
         if not isinstance(about, dict):

@@ -15,8 +15,19 @@ import pydicom
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from prr.data.slices import Slices
-from prr.data.volumes import PHANTOM_MARK, Listing, Volume, check_spacing, fill, patient_folders, read, reading, refusal
-from prr.errors import DataError
+from prr.data.volumes import (
+    PHANTOM_MARK,
+    Listing,
+    Volume,
+    check_spacing,
+    fill,
+    patient_folders,
+    read,
+    read_text,
+    reading,
+    refusal,
+)
+from prr.errors import DataError, LayoutError
 
 TRAIN, TEST = "TrainingSet", "Test1Set"
 PHASES = 20  # images of a slice; its first one is at end-diastole
@@ -46,7 +57,7 @@ def read_rvsc(
     one phase (ED or ES) of a patient are a volume. Normalisation and padding: see `volumes.place`.
 
     Args:
-        root: the folder of TrainingSet (and Test1Set), the folder above (`rvsc`), or TrainingSet.
+        root: the folder of TrainingSet (and Test1Set), one above it, or TrainingSet; names in upper or lower case.
         size: pixels, square; spacing_mm: in-plane, mm.
         split: "paper" (Test1Set is held out; where it is absent, a random half by `seed`), "all" (none is),
             or the held-out patients.
@@ -74,19 +85,19 @@ def read_rvsc(
 
 def find(root: Path) -> Listing:
     """The volumes below an RVSC folder, a patient's ED and a patient's ES; a bad list is refused when it is read."""
-    volumes, subsets, test = [], _subsets(root), set()
-    for number, folder in patient_folders(*subsets):
-        place, subset = subsets[folder.parent]
-        if subset == TEST:
-            test.add(number)
-        try:
-            phases: dict[bool, list[Drawn]] = {}
-            for image, drawn in _annotated(place, subset, folder, number).items():
-                phases.setdefault(image % PHASES > 0, []).append(drawn)
-            volumes += [(number, partial(_read_volume, number, phases[systole])) for systole in sorted(phases)]
-        except DataError as error:
-            volumes.append((number, partial(refusal, error)))
-    return Listing("RVSC", root, volumes, held_out=sorted(test) or None)
+    volumes, held_out, (subsets, told) = [], set(), _subsets(root)
+    for subset, patients in subsets.items():
+        for number, folder in patients.items():
+            if subset == TEST:
+                held_out.add(number)
+            try:
+                phases: dict[bool, list[Drawn]] = {}
+                for image, drawn in _annotated(subset, folder, number).items():
+                    phases.setdefault(image % PHASES > 0, []).append(drawn)
+                volumes += [(number, partial(_read_volume, number, phases[systole])) for systole in sorted(phases)]
+            except DataError as error:
+                volumes.append((number, partial(refusal, error)))
+    return Listing("RVSC", root, volumes, held_out=sorted(held_out) or None, holds=(0, 1), told=told)
 
 
 def write(folder: Path, images: Mapping[int, tuple[np.ndarray, np.ndarray, np.ndarray | None]], pixel: float) -> None:
@@ -129,54 +140,82 @@ def _write_dicom(path: Path, pixels: np.ndarray, pixel: float, image: int) -> No
     data.save_as(path, enforce_file_format=True)
 
 
-def _subsets(root: Path) -> dict[Path, tuple[Path, str]]:
-    """Folder -> top folder and name of each set that is present."""
-    for place in (root, root / "rvsc"):
-        found = {place / name: (place, name) for name in (TRAIN, TEST) if patient_folders(place / name)}
-        if place / TRAIN in found:
-            return found
-    if any((folder / f"P{number:02d}list.txt").is_file() for number, folder in patient_folders(root)):
-        return {root: (root, TRAIN)}
-    raise DataError(
-        f"{root}: expected RVSC's TrainingSet/patient01, ... (and Test1Set), found "
-        f"{'neither' if root.is_dir() else 'no such folder'}; point PRR_RVSC at the folder of TrainingSet"
+def _subsets(root: Path) -> tuple[dict[str, dict[int, Path]], list[str]]:
+    """Name of each set that is present -> folder of each patient; and what is left aside."""
+    known = {name.lower(): name for name in (TRAIN, TEST)}
+    places = {
+        place: patients
+        for place, patients in patient_folders(root).items()
+        if place.resolve().name.lower() in known
+        or any(_file(folder, f"P{number:02d}list.txt").is_file() for number, folder in patients.items())
+    }
+    found, aside = {}, []
+    for place, patients in places.items():
+        subset = known.get(place.resolve().name.lower(), TRAIN if len(places) == 1 else None)
+        if subset and subset not in found:
+            found[subset] = patients
+        else:
+            aside.append(place.relative_to(root).as_posix())
+    if TRAIN not in found:
+        raise LayoutError(
+            f"{root}: expected RVSC's TrainingSet/patient01, ... (and Test1Set), found "
+            f"{'neither' if root.is_dir() else 'no such folder'}; point PRR_RVSC at the folder of TrainingSet"
+        )
+    for number in set(found[TRAIN]) & set(found.get(TEST, ())):
+        raise DataError(
+            f"{found[TEST][number]}: expected one folder for each patient, found {found[TRAIN][number]} too; remove one"
+        )
+    return {each: found[each] for each in (TRAIN, TEST) if each in found}, (
+        [f"read {', '.join(found)}, and not {', '.join(aside)}"] if aside else []
     )
 
 
-def _annotated(place: Path, subset: str, folder: Path, number: int) -> dict[int, Drawn]:
+def _annotated(subset: str, folder: Path, number: int) -> dict[int, Drawn]:
     """Image number -> annotated image, from the patient's list.
 
-    The list holds Windows paths from elsewhere: only file names are taken from it, and looked for below
-    `place`.
+    The list holds Windows paths from elsewhere: only file names are taken from it, and looked for in the patient's
+    folder and beside it.
     """
-    listing = folder / f"P{number:02d}list.txt"
+    patient = f"P{number:02d}"
+    listing = _file(folder, f"{patient}list.txt")
     with reading(listing, "the list of contours"):
-        lines = listing.read_text(encoding="utf-8").splitlines()
+        lines = read_text(listing).splitlines()
     names = [re.split(r"[\\/]", line)[-1].strip() for line in lines if line.strip()]
-    pattern = re.compile(rf"P{number:02d}-(\d{{4}})-([io])contour-manual\.txt", re.IGNORECASE)
+    pattern = re.compile(rf"{patient}-(\d{{4}})-([io])contour-manual\.txt", re.IGNORECASE)
     matches = {name: pattern.fullmatch(name) for name in names}
     if wrong := [name for name, match in matches.items() if not match]:
-        raise DataError(f"{listing}: expected names like P{number:02d}-0080-icontour-manual.txt, found {wrong[0]!r}")
-    stems = [f"P{number:02d}-{match[1]}" for match in matches.values() if match[2] in "iI"]
-    if not stems:
+        raise DataError(f"{listing}: expected names like {patient}-0080-icontour-manual.txt, found {wrong[0]!r}")
+    images = [int(match[1]) for match in matches.values() if match[2] in "iI"]
+    if not images:
         raise DataError(f"{listing}: expected i-contours, found none")
-    contours = [
-        where / f"P{number:02d}contours-manual"
-        for where in (folder, folder.parent / f"{subset}Contours", place / f"{subset}Contours")
-    ]
-    dicoms = folder / f"P{number:02d}dicom"
-    present = {path.name.upper().removesuffix(".DCM"): path for path in sorted(dicoms.glob("*"))}
+    dicoms, place = _file(folder, f"{patient}dicom"), folder.parent
+    above = [folder, _file(place, f"{subset}Contours"), _file(place.parent, f"{subset}Contours")]
+    contours = [_file(each, f"{patient}contours-manual") for each in above]
+    present = {_stem(path): path for path in (sorted(dicoms.iterdir()) if dicoms.is_dir() else ())}
     return {
-        int(stem[-4:]): Drawn(
-            present.get(stem, dicoms / f"{stem}.dcm"), _first(contours, f"{stem}-icontour-manual.txt")
+        image: Drawn(
+            present.get(f"{patient}-{image:04d}", dicoms / f"{patient}-{image:04d}.dcm"),
+            _first(contours, f"{patient}-{image:04d}-icontour-manual.txt"),
         )
-        for stem in stems
+        for image in images
     }
+
+
+def _stem(path: Path) -> str:
+    """The name of an image, in upper case, without an ending."""
+    return re.sub(r"\.(dcm|ima)$", "", path.name, flags=re.IGNORECASE).upper()
+
+
+def _file(folder: Path, name: str) -> Path:
+    """What a folder calls so, in upper or lower case; where there is none, what an error names."""
+    if (folder / name).exists() or not folder.is_dir():
+        return folder / name
+    return next((path for path in folder.iterdir() if path.name.lower() == name.lower()), folder / name)
 
 
 def _first(folders: Iterable[Path], name: str) -> Path:
     """The file in the first folder that holds it; if none does, in the first folder, for an error to name."""
-    paths = [folder / name for folder in folders]
+    paths = [_file(folder, name) for folder in folders]
     return next((path for path in paths if path.is_file()), paths[0])
 
 
@@ -208,7 +247,7 @@ def _read_dicom(path: Path) -> tuple[np.ndarray, tuple[float, float], bool]:
 def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
     """(h, w) bool: pixels inside the contour."""
     with reading(path, "a contour, `x y` a line"):
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = read_text(path).splitlines()
         points = np.array([[float(word) for word in line.split()] for line in lines if line.strip()])
         if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3:
             raise DataError(f"expected 3 points or more, `x y` each, found {points.shape}")

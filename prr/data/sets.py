@@ -9,7 +9,7 @@ from prr.data import acdc, nnunet, phantom, rvsc, t1
 from prr.data.slices import Slices
 from prr.data.volumes import Listing, Report
 from prr.data.volumes import read as read_listing
-from prr.errors import DataError, OptionError
+from prr.errors import DataError, LayoutError, OptionError
 
 
 class DataSet(NamedTuple):
@@ -22,6 +22,7 @@ class DataSet(NamedTuple):
         find: (root) -> Listing, for `check`.
         write: (root, patients, seed): a phantom of n patients in its layout, below an existing, empty folder; None:
             nothing can stand in for it.
+        sign: what tells the layout from others, in words.
 
     Example:
         >>> from prr.data import DATA_SETS
@@ -33,23 +34,27 @@ class DataSet(NamedTuple):
     read: Callable[..., Slices]
     find: Callable[[Path], Listing]
     write: Callable[[Path, int, int], None] | None = None
+    sign: str = ""
 
 
 # The paper's.
 DATA_SETS: dict[str, DataSet] = {
-    "acdc": DataSet("ACDC", acdc.read_acdc, acdc.find, phantom.write_acdc),
-    "t1": DataSet("T1", t1.read_t1, t1.find, phantom.write_t1),
-    "rvsc": DataSet("RVSC", rvsc.read_rvsc, rvsc.find, phantom.write_rvsc),
+    "acdc": DataSet("ACDC", acdc.read_acdc, acdc.find, phantom.write_acdc, "patient001/Info.cfg"),
+    "t1": DataSet("T1", t1.read_t1, t1.find, phantom.write_t1, t1.FILE),
+    "rvsc": DataSet("RVSC", rvsc.read_rvsc, rvsc.find, phantom.write_rvsc, "TrainingSet/patient01/P01list.txt"),
 }
 # All that can be read, and so stand in any place of the study. A new one takes a file with its reader, and a line here.
-LAYOUTS: dict[str, DataSet] = {**DATA_SETS, "nnunet": DataSet("nnU-Net", nnunet.read_nnunet, nnunet.find)}
+LAYOUTS: dict[str, DataSet] = {
+    **DATA_SETS,
+    "nnunet": DataSet("nnU-Net", nnunet.read_nnunet, nnunet.find, sign=nnunet.FILE),
+}
 
 
 def recognise(root: str | Path) -> str:
     """The name of the layout that a folder has.
 
     Raises:
-        DataError: it has none of them.
+        LayoutError: it has none of them.
 
     Example:
         >>> import tempfile
@@ -58,15 +63,19 @@ def recognise(root: str | Path) -> str:
         ...     recognise(write_phantom(f"{folder}/data", {"rvsc": 2}))
         'rvsc'
     """
-    refused = []
+    root = Path(root)
     for name, each in LAYOUTS.items():
         try:
-            each.find(Path(root))
-        except DataError as error:
-            refused.append(str(error))
-        else:
-            return name
-    raise DataError("; ".join(refused))
+            each.find(root)
+        except LayoutError:
+            continue
+        except DataError:
+            pass  # laid out so, if badly: its reader says what is wrong
+        return name
+    known = ", ".join(f"{each.sign} ({each.title})" for each in LAYOUTS.values())
+    inside = sorted(path.name for path in root.iterdir()) if root.is_dir() else ["no such folder"]
+    found = ", ".join([*inside[:3], *(["..."] if inside[3:] else [])]) or "nothing"
+    raise LayoutError(f"{root}: expected a folder that holds one of {known}, found {found}")
 
 
 def check(root: str | Path, name: str | None = None) -> Report:

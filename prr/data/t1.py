@@ -21,7 +21,7 @@ import numpy as np
 
 from prr.data.slices import Slices
 from prr.data.volumes import PHANTOM_MARK, Listing, Volume, fill, read, reading
-from prr.errors import DataError
+from prr.errors import DataError, LayoutError
 
 FILE = "T1Dataset210.mat"
 FIELDS = {"Img": 4, "EndoContours": 4, "EpiContours": 4, "TriggerTime": 2}  # and their axes
@@ -89,7 +89,7 @@ def find(root: Path, *, paper: bool = False, pixel_mm: float = 2.1, first_pixel:
     train, validation = paper_split(count)
     numbers = train + validation if paper else range(1, count + 1)
     volumes = [(number, partial(_read_patient, path, number, pixel_mm, first_pixel)) for number in numbers]
-    return Listing("T1", path, volumes, held_out=validation, expected="images and contours")
+    return Listing("T1", path, volumes, held_out=validation, holds=(0, 2), expected="images and contours")
 
 
 def paper_split(count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -134,10 +134,20 @@ def write(root: Path, patients: Iterable[tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def _find(root: Path) -> Path:
-    for path in (root, root / FILE, root / "t1" / FILE):
-        if path.is_file():
-            return path
-    raise DataError(f"{root / FILE}: expected the T1 data set in one file, found none; point PRR_T1 at its folder")
+    """The file, here or a few levels down; another name will do where only one file can be meant."""
+    if root.is_file() and root.suffix.lower() == ".mat":
+        return root
+    below = sorted(
+        path for level in ("*", "*/*", "*/*/*") for path in root.glob(level) if path.suffix.lower() == ".mat"
+    )
+    named = [path for path in below if path.name.lower() == FILE.lower()] or below
+    if not named:
+        raise LayoutError(
+            f"{root / FILE}: expected the T1 data set in one file, found none; point PRR_T1 at its folder"
+        )
+    if named[1:]:
+        raise DataError(f"{root}: expected one {FILE}, found {named[0]} and {named[1]}; name the file")
+    return named[0]
 
 
 @contextmanager

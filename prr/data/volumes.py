@@ -1,9 +1,13 @@
 """What every reader does with the volumes of its format: one loop brings them to one grid, into Slices."""
 
+import codecs
+import gzip
+import os
 import re
+import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +20,13 @@ from skimage.draw import polygon2mask
 from torch import Tensor
 from tqdm import tqdm
 
-from prr.data.slices import LABELS, Slices, split
+from prr.data.labels import LABELS
+from prr.data.slices import Slices, split
 from prr.errors import DataError, OptionError
 
 PHANTOM_MARK = "prr phantom"
-PATIENT = r"patient[0-9]{1,6}"
+PATIENT = r"patient([0-9]{1,6})"
+DAMAGED = (EOFError, gzip.BadGzipFile, struct.error, zlib.error)
 NORMALISATIONS = ("zscore", "unit")
 
 
@@ -47,6 +53,7 @@ class Listing:
         volumes: of each volume its patient, and what reads it.
         held_out: patients that the data set itself holds out; None: half of them at random.
         labels: names of the labels in masks.
+        holds: labels that masks may hold; None: all of them.
         ignore: the label in masks that is not counted, if there is one.
         told: a sentence each: what was done about the folder as a whole.
         expected: what an error says that a file should hold.
@@ -67,6 +74,7 @@ class Listing:
     volumes: list[tuple[int, Callable[[], Volume]]]
     held_out: Iterable[int] | None = None
     labels: Mapping[int, str] = field(default_factory=lambda: dict(LABELS))
+    holds: Collection[int] | None = None
     ignore: int | None = None
     told: list[str] = field(default_factory=list)
     expected: str = "a cine volume"
@@ -298,19 +306,31 @@ def check_spacing(values: Iterable[float]) -> tuple[float, float]:
     return spacing
 
 
-def patient_folders(*places: Path) -> list[tuple[int, Path]]:
-    """n and folder of each patient<n> in these places, by place and name.
+def patient_folders(root: Path, depth: int = 4) -> dict[Path, dict[int, Path]]:
+    """The folders that hold patients', down to some levels; and in each the folder of patient n, by name.
 
     Raises:
         DataError: two folders of one number: one might train what the other validates.
     """
-    found: dict[int, Path] = {}
-    for place in places:
-        for folder in sorted(path for path in place.glob("patient*") if re.fullmatch(PATIENT, path.name)):
-            other = found.setdefault(int(folder.name.removeprefix("patient")), folder)
-            if other != folder:
+    if not root.is_dir():
+        return {}
+    with os.scandir(root) as entries:
+        below = sorted(Path(each) for each in entries if each.is_dir() and not each.name.startswith((".", "__MACOSX")))
+    patients: dict[int, Path] = {}
+    found = {root: patients}
+    for folder in below:
+        if match := re.fullmatch(PATIENT, folder.name, re.IGNORECASE):
+            if (other := patients.setdefault(int(match[1]), folder)) != folder:
                 raise DataError(f"{folder}: expected one folder for each patient, found {other} too; remove one")
-    return list(found.items())
+        elif depth:
+            found |= patient_folders(folder, depth - 1)
+    return {place: patients for place, patients in found.items() if patients}
+
+
+def read_text(path: Path) -> str:
+    """A text file, whichever editor saved it."""
+    raw = path.read_bytes()
+    return raw.decode("utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
 
 
 @contextmanager
@@ -322,11 +342,14 @@ def reading(path: Path | str, expected: str) -> Iterator[None]:
         if str(path) in str(error):
             raise
         raise DataError(f"{path}: {error}") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: expected {expected}, found no such file; get the data set again, whole") from error
     except Exception as error:  # nibabel, h5py, pydicom, zlib and struct have no base class in common
-        found = f"one that can't be read ({type(error).__name__}: {error}); get the file again"
-        if isinstance(error, FileNotFoundError):
-            found = "no such file; get the data set again, whole"
-        raise DataError(f"{path}: expected {expected}, found {found}") from error
+        damaged = isinstance(error, DAMAGED) or re.search("truncated|damaged|EOF|end of file", str(error))
+        raise DataError(
+            f"{path}: expected {expected}, found one that can't be read ({type(error).__name__}: {error})"
+            + ("; it is damaged: get the file again" if damaged else "")
+        ) from error
 
 
 def refusal(error: DataError) -> Volume:
