@@ -146,8 +146,9 @@ def find(root: Path, labels: str | Mapping[str, int] | None = None) -> Listing:
     name = about.get("name") or re.sub(r"^(Dataset|Task)\d+_", "", path.parent.resolve().name)
     opened = [(patients[case.name], partial(_opened, case, patients, numbers, channels, phantom)) for case in cases]
     return Listing(
-        str(name), root, opened, held_out, numbers.names, numbers.ignore, expected=f"an image of {channels} channels"
-    )
+        str(name), root, opened, held_out, numbers.names, ignore=numbers.ignore,
+        expected=f"an image of {channels} channels",
+    )  # fmt: skip
 
 
 def numbers_of(about: Mapping[str, Any], mapped: dict[int, str] | None) -> Numbers:
