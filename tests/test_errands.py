@@ -1,14 +1,17 @@
-"""What CONTRIBUTING promises a newcomer: a network and a data set take a line in a table, and chapters have them."""
+"""What CONTRIBUTING promises a newcomer: a network and a layout take a line in a table, and chapters have them."""
 
+import functools
 import json
-import shutil
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 from torch import nn
 
-from prr.data import DATA_SETS, write_phantom
+from prr.data import LAYOUTS, DataSet, Slices, recognise
+from prr.data.volumes import Listing, Volume, read
+from prr.errors import DataError
 from prr.study.backbones import ARCHITECTURES, Architecture
 from prr.study.models import he_initialised
 
@@ -18,12 +21,12 @@ BOOK = Path(__file__).parents[1] / "book"
 SMALLEST = {"profile": "smoke", "device": "cpu", "threads": 1, "steps": 2}
 
 
-def toy(width: int) -> nn.Module:
-    """Three convolutions: (n, 1, h, w) -> (n, 4, h, w)."""
+def toy(width: int, in_channels: int, out_channels: int) -> nn.Module:
+    """Three convolutions: (n, in_channels, h, w) -> (n, out_channels, h, w)."""
     model = nn.Sequential(
-        nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
+        nn.Conv2d(in_channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
         nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
-        nn.Conv2d(width, 4, 1),
+        nn.Conv2d(width, out_channels, 1),
     )  # fmt: skip
     return he_initialised(model)
 
@@ -54,12 +57,38 @@ def test_a_network_takes_a_line_in_the_table(monkeypatch):
     assert left["model"][0].out_channels == 3  # the width that its line asks for
 
 
-def test_a_data_set_takes_a_line_in_the_table(monkeypatch, tmp_path):
-    monkeypatch.setitem(DATA_SETS, "toy", DATA_SETS["acdc"]._replace(title="Toy"))
-    root = write_phantom(tmp_path / "data", {"toy": 4})
-    left = executed("01_data", data_root=str(root), **SMALLEST)
-    described = left["described"].set_index("data set")
-    assert len(described) == 1 + 3
-    swept = left["run"].sweep("unet", ["RB"], [1], source=("toy", "segmentation"))
+def toy_volume(path: Path) -> Volume:
+    """An image and its mask, in one file of two planes."""
+    image, mask = np.load(path)
+    return Volume(int(path.stem), image[None], mask[None], (3.0, 3.0), False, path)
+
+
+def find_toy(root: Path) -> Listing:
+    """What lies below a folder in the toy's layout."""
+    if not (files := sorted(root.glob("*.npy"))):
+        raise DataError(f"{root}: expected NUMBER.npy, found none")
+    volumes = [(int(path.stem), functools.partial(toy_volume, path)) for path in files]
+    return Listing("Toy", root, volumes, labels={0: "background", 1: "Myo"})
+
+
+def read_toy(root: Path, *, size: int, spacing_mm: float, normalise: str, split: str = "paper") -> Slices:
+    """A reader of the toy's layout."""
+    return read(find_toy(root), size=size, spacing_mm=spacing_mm, normalise=normalise, split=split, progress=False)
+
+
+def test_a_layout_takes_a_line_in_the_table_and_stands_in_any_place(monkeypatch, tmp_path):
+    monkeypatch.setitem(LAYOUTS, "toy", DataSet("Toy", read_toy, find_toy))
+    root, rng = tmp_path / "toy", np.random.default_rng(0)
+    root.mkdir()
+    for patient in range(1, 5):
+        mask = np.pad(np.ones((12, 12)), 18)
+        np.save(root / f"{patient}.npy", np.stack([rng.normal(size=(48, 48)) + mask, mask]))
+    assert recognise(root) == "toy"
+    monkeypatch.setenv("PRR_OTHER1", str(root))
+    left = executed("01_data", **SMALLEST)
+    assert left["described"].set_index("data set")["origin"].to_dict() == {
+        "ACDC": "phantom", "Toy": "real stand-in", "RVSC": "phantom",
+    }  # fmt: skip
+    assert left["run"].slices("other1").masks.unique().tolist() == [0, 2]  # myocardium, as the target numbers it
+    swept = left["run"].sweep("unet", ["RB"], [1], source=("t1", "segmentation"))
     assert len(swept) == 1
-    shutil.rmtree(root)
