@@ -22,10 +22,10 @@ predictors donors reuse
 verdict
 figures
 data.labels data.anatomy
-data.slices data.plausible data.dicom
+data.slices data.plausible
 data.volumes
-data.nifti data.textures data.t1 data.rvsc
-data.acdc data.pictures data.shapes
+data.nifti data.dicom data.textures data.t1
+data.acdc data.rvsc data.pictures data.shapes
 data.nnunet data.phantom
 data.sets
 data

@@ -91,7 +91,7 @@ def listing(*volumes: Volume | DataError, **fields) -> Listing:
         (0, partial(refusal, each)) if isinstance(each, DataError) else (each.patient, lambda each=each: each)
         for each in volumes
     ]
-    return Listing("toy", Path("here"), listed, **fields)
+    return Listing("toy", Path("here"), listed, **{"labels": {0: "background", 1: "bright"}} | fields)
 
 
 def gathered(found: Listing, **options) -> Slices:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
-from nibabel.imageglobals import LoggingOutputSuppressor
 
 from prr.data.volumes import PHANTOM_MARK, check_spacing, reading
 from prr.errors import DataError
@@ -21,6 +20,7 @@ from prr.errors import DataError
 SAME = 0.5  # voxels: grids are one where no corner lies farther off
 WIDER = 1.5  # as wide as the other two spacings: slices lie along it
 FEW = 16  # pixels: no image has fewer on a side and many more slices
+nib.imageglobals.logger.setLevel("CRITICAL")  # what it logs of headers is told here, with the file
 GZIP = b"\x1f\x8b"
 NIFTI_2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # 540, the size of its header, in either order of bytes
 
@@ -112,8 +112,7 @@ def _image(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
         raw = path.read_bytes()
         raw = gzip.decompress(raw) if raw.startswith(GZIP) else raw
         kind = nib.Nifti2Image if raw[:4] in NIFTI_2 else nib.Nifti1Image
-        with LoggingOutputSuppressor():  # what nibabel says of a header is told below
-            nifti = kind.from_bytes(raw)
+        nifti = kind.from_bytes(raw)
         pixdim = kind.header_class(raw[: kind.header_class.sizeof_hdr], check=False)["pixdim"]
     return nifti, np.where(np.arange(3) < nifti.ndim, np.abs(pixdim[1:4].astype(float)), 1.0)
 

@@ -14,12 +14,12 @@ import numpy as np
 import pydicom
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
+from prr.data.dicom import read_image
 from prr.data.slices import Slices
 from prr.data.volumes import (
     PHANTOM_MARK,
     Listing,
     Volume,
-    check_spacing,
     fill,
     patient_folders,
     read,
@@ -220,28 +220,19 @@ def _first(folders: Iterable[Path], name: str) -> Path:
 
 
 def _read_volume(number: int, drawn: list[Drawn]) -> Volume:
-    images, masks, first = [], [], None
+    images, masks, told = [], [], []
     for path, contour in drawn:
-        pixels, *header = _read_dicom(path)
-        first = first or (pixels.shape, *header)
-        if (pixels.shape, *header) != first:
+        image = read_image(path)
+        images.append(image)
+        if (image.pixels.shape, *image[1:3]) != (images[0].pixels.shape, *images[0][1:3]):
             raise DataError(
-                f"{path}: expected {first[0]} pixels of {first[1]} mm as in {drawn[0].image.name}, "
-                f"found {pixels.shape} of {header[0]}"
+                f"{path}: expected {images[0].pixels.shape} pixels of {images[0].spacing} mm as in "
+                f"{drawn[0].image.name}, found {image.pixels.shape} of {image.spacing}"
             )
-        images.append(pixels)
-        masks.append(_read_mask(contour, pixels.shape))
-    return Volume(number, np.stack(images), np.stack(masks).astype(np.uint8), *first[1:], drawn[0].image)
-
-
-def _read_dicom(path: Path) -> tuple[np.ndarray, tuple[float, float], bool]:
-    """Pixels (h, w), mm between rows and between columns, and whether it is a phantom."""
-    with reading(path, "a DICOM image with its pixel spacing"):
-        data = pydicom.dcmread(path)
-        pixels = data.pixel_array
-        if pixels.ndim != 2:
-            raise DataError(f"expected one grey image, found {pixels.shape}")
-        return pixels, check_spacing(data.PixelSpacing), data.get("Manufacturer") == PHANTOM_MARK
+        masks.append(_read_mask(contour, image.pixels.shape))
+        told += [each for each in image.told if each not in told]
+    pixels, mask = np.stack([image.pixels for image in images]), np.stack(masks).astype(np.uint8)
+    return Volume(number, pixels, mask, images[0].spacing, images[0].phantom, drawn[0].image, told=tuple(told))
 
 
 def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:

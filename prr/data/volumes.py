@@ -21,12 +21,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from prr.data.labels import LABELS
+from prr.data.plausible import Sample, odd
 from prr.data.slices import Slices, split
 from prr.errors import DataError, OptionError
 
 PHANTOM_MARK = "prr phantom"
 PATIENT = r"patient([0-9]{1,6})"
 DAMAGED = (EOFError, gzip.BadGzipFile, struct.error, zlib.error)
+SAMPLED = 40  # volumes, at most, whose masks are looked at
 NORMALISATIONS = ("zscore", "unit")
 
 
@@ -163,7 +165,8 @@ def read(
     if not (isinstance(size, int) and size > 0 and spacing_mm > 0):
         raise OptionError(f"expected size (pixels) and spacing_mm (mm) above 0, found {size!r} and {spacing_mm!r}")
     held_out = choose(split, [patient for patient, _ in listing.volumes], seed, listing.held_out)
-    placed, notes, left_out, seen = [], Notes(), 0, {}
+    placed, samples, notes, left_out, seen = [], [], Notes(), 0, {}
+    every = max(1, -(-len(listing.volumes) // SAMPLED))
     for sentence in listing.told:
         notes.add(listing.root, sentence)
     for volume in _opened(listing, progress, report):
@@ -177,6 +180,8 @@ def read(
             placed.append((volume.patient, images, masks, volume.phantom))
             if report is not None:
                 report.add(volume)
+            if (len(placed) - 1) % every == 0:
+                samples.append(_sample(volume, listing.ignore))
             if (twin := seen.setdefault(zlib.crc32(images.numpy()), volume.where)) is not volume.where:
                 notes.add(volume.where, f"shows the same image as {twin}")
     if not placed:
@@ -186,6 +191,9 @@ def read(
     patient = torch.repeat_interleave(torch.tensor(patients), torch.tensor([len(each) for each in images]))
     if left_out:
         notes.add(listing.root, f"left out {left_out} of {left_out + len(patient)} images, which have no contour")
+    names = {label: name for label, name in listing.labels.items() if listing.holds is None or label in listing.holds}
+    for sentence in odd(samples, names):
+        notes.add(listing.root, sentence)
     for line in notes:
         if report is None:
             warnings.warn(line, stacklevel=3)
@@ -202,6 +210,13 @@ def read(
         labels=listing.labels,
         ignore=listing.ignore,
     )
+
+
+def _sample(volume: Volume, ignore: int | None) -> Sample:
+    """The slice with the most foreground, apart from its volume, which need not be kept."""
+    k = ((volume.mask != 0) & (volume.mask != ignore)).sum(axis=(1, 2)).argmax()
+    image = volume.image[k] if volume.image.ndim == 3 else volume.image[k, 0]
+    return Sample(image.astype(np.float32), volume.mask[k].copy(), volume.spacing, volume.where)
 
 
 def _opened(listing: Listing, progress: bool, report: Report | None) -> Iterator[Volume]:
