@@ -94,8 +94,8 @@ EVIDENCE: dict[str, Callable[[Run], Job]] = {
     "branches_pspnet": lambda run: measures.branches(run, "pspnet"),
     "pairs_unet": lambda run: sources.over_seeds(run, "unet"),
     "pairs_pspnet": lambda run: sources.over_seeds(run, "pspnet"),
-    "few_unet": lambda run: sources.over_seeds(run, "unet", run.profile.few_patients),
-    "few_pspnet": lambda run: sources.over_seeds(run, "pspnet", run.profile.few_patients),
+    "few_unet": lambda run: sources.over_seeds(run, "unet", run.few_patients),
+    "few_pspnet": lambda run: sources.over_seeds(run, "pspnet", run.few_patients),
     "transfer_runs": transfer.table,
     "architecture_drops": architecture.table,
 }

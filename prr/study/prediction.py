@@ -113,7 +113,7 @@ def source_scores(run: Run, network: str, seed: int, label: str) -> Job:
     return run.job(
         cheap_scores, "scores of a source", source=networks.model(run, network, **giver),
         target=networks.model(run, network, **judged), start=networks.start(run, network, **judged),
-        slices=run.data("acdc"), features=ARCHITECTURES[network].features, patients=run.profile.few_patients,
+        slices=run.data("acdc"), features=ARCHITECTURES[network].features, patients=run.few_patients,
         seed=run.seed,
     )  # fmt: skip
 
@@ -178,7 +178,7 @@ def fine_tuned(run: Run, network: str, seed: int, label: str, drawn: int) -> Job
     """
     run = grid.scaled(run)
     source = networks.model(run, network, **candidates(run, seed)[label])
-    few = run.profile.few_patients
+    few = run.few_patients
     title = "fine-tuned on few patients"
     return prefixes.short_training(run, title, network, "fine-tuned", drawn, source, n=None, patients=few)
 

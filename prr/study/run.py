@@ -149,6 +149,12 @@ class Run:
         """How many patients of a data set networks learn from."""
         return int(self.facts(name)["patients"] - self.facts(name)["held out"])
 
+    @property
+    def few_patients(self) -> int:
+        """Patients of the smaller labelled set: the profile's, if it is set or at most half of the target's."""
+        few = self.profile.few_patients
+        return few if "few_patients" in self.overrides else min(few, max(1, self.training_patients("acdc") // 2))
+
     def slices(self, name: str) -> Slices:
         """Slices of a data set at the profile's size and spacing: real if a folder is named, else phantom.
 

@@ -69,7 +69,7 @@ def over_seeds(run: Run, network: str, patients: int | None = None) -> Job:
 
 def few(run: Run, network: str) -> Job:
     """`ranking` against a target that was trained on the profile's few patients, from the same start."""
-    return run.job(ranking, pairs=over_seeds(run, network, run.profile.few_patients))
+    return run.job(ranking, pairs=over_seeds(run, network, run.few_patients))
 
 
 def between(models: dict[str, nn.Module], starts: dict[str, nn.Module], example: torch.Tensor) -> pd.DataFrame:

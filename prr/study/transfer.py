@@ -148,7 +148,7 @@ def sizes(run: Run) -> tuple[int, int]:
     Raises:
         OptionError: the few are not fewer than all.
     """
-    few, every = run.profile.few_patients, run.training_patients("acdc")
+    few, every = run.few_patients, run.training_patients("acdc")
     if few >= every:
         title = run.title("acdc")
         raise OptionError(f"few_patients={few}: expected fewer than the {every} training patients of {title}")
