@@ -70,7 +70,7 @@ def _pspnet(run: Run) -> list[Need]:
 
 
 def _distances(run: Run) -> list[Need]:
-    sizes = (None, run.profile.few_patients)
+    sizes = (None, run.few_patients)
     return [sources.over_seeds(run, network, patients) for network in TITLES for patients in sizes]
 
 
@@ -79,7 +79,7 @@ def _transfer(run: Run) -> list[Need]:
 
 
 def _verdict(run: Run) -> list[Need]:
-    sizes = (None, run.profile.few_patients)
+    sizes = (None, run.few_patients)
     verdicts = [transplants.judge(run, network, patients) for network in TITLES for patients in sizes]
     return [*verdicts, *ledger.evidence(run, range(2, 8))]
 
@@ -123,19 +123,18 @@ def notice(run: Run) -> str:
 
     A sentence for each place that holds neither the paper's set nor the phantom of it; empty where all do.
     """
-    told = []
-    for place, paper in ((place, DATA_SETS[place].title) for place in PLACES):
-        if place not in run.places:
-            told.append(f"Nothing stands where it says {paper}.")
-        elif run.edition or place in run.given:  # else it is the phantom, whose files need not be read for this
-            facts = run.facts(place)
-            if (title := facts["data set"]) != paper or facts["origin"] == STAND_IN:
-                what = "a phantom" if facts["origin"] == "phantom" else "a real stand-in"
-                told.append(f"**{title}**, {what} of {facts['patients']} patients, stands where it says {paper}.")
+    papers, told = {place: DATA_SETS[place].title for place in PLACES}, []
+    for place in run.places:
+        if not run.edition and place not in run.given:
+            continue  # the phantom, whose files need not be read for this
+        title, origin, patients = (run.facts(place)[name] for name in ("data set", "origin", "patients"))
+        if title != papers[place] or origin == STAND_IN:
+            told.append(f"**{title}**, a {origin} of {patients} patients, stands where it says {papers[place]}.")
+    if empty := [paper for place, paper in papers.items() if place not in run.places]:
+        told.append(f"Nothing stands where it says {' or '.join(empty)}.")
     if not told:
         return ""
-    classes = ", ".join(name for value, name in run.labels.items() if value)
-    told.append(f"The classes are {classes}.")
+    told.append(f"The classes are {', '.join(name for value, name in run.labels.items() if value)}.")
     return f":::{{important}}\nThe text names the paper's data sets; this build has others. {' '.join(told)}\n:::"
 
 

@@ -145,7 +145,8 @@ def _attempt(test: Callable[..., list[Leaf]], chapter: int, read: Read) -> list[
     """The leaves of one claim, at least one."""
     given = {name: read(name) for name in signature(test).parameters}
     if any(value is None for value in given.values()):
-        return [open_(f"results not computed yet: chapter {chapter}", np.nan, ABSENT)]
+        what = f"results not computed yet: chapter {chapter}, or all of them by python -m prr study"
+        return [open_(what, np.nan, ABSENT)]
     try:
         return test(**given) or [open_("nothing in this run to test it on", np.nan, ABSENT)]
     except MissingError as error:
