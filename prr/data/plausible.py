@@ -94,7 +94,7 @@ def absent(samples: Sequence[Sample], labels: Mapping[int, str], heart: Mapping[
 
 def exchanged(samples: Sequence[Sample], labels: Mapping[int, str], heart: Mapping[str, int]) -> list[str]:
     """Myocardium encloses the LV cavity: another label that is enclosed, in its stead, is the LV cavity."""
-    sides = [_sides(sample.mask) for sample in samples]
+    sides = [_sides(sample.mask, labels) for sample in samples]
     enclosed = {
         (inner, wall): float(np.median(shares))
         for inner, wall in permutations(heart, 2)
@@ -229,11 +229,13 @@ def _edges(image: np.ndarray) -> np.ndarray:
     return weaker - uniform_filter(weaker, 13, mode="nearest")
 
 
-def _sides(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sides(mask: np.ndarray, labels: Mapping[int, str]) -> tuple[np.ndarray, np.ndarray]:
     """The labels on the one and on the other side of each border between two pixels, each border from both sides."""
     pairs = [(mask[one], mask[other]) for one, other in BESIDE]
     pairs = [(a[a != b], b[a != b]) for a, b in pairs]
-    one, other = (np.concatenate(each) for each in zip(*pairs, strict=True))
+    one, other = np.concatenate(pairs, axis=1)
+    known = np.isin(one, [0, *labels]) & np.isin(other, [0, *labels])
+    one, other = one[known], other[known]
     return np.concatenate([one, other]), np.concatenate([other, one])
 
 
