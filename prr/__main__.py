@@ -22,6 +22,9 @@ import click
 from prr.errors import DataError, OptionError, PrrError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from prr.data.volumes import Report
     from prr.study import Experiment
 
 
@@ -193,13 +196,26 @@ def edition(
     click.echo(f"edition {name}: {made.jobs()['jobs'].sum()} results, {size:.1f} MB in {made.folder}")
 
 
+class Output(click.Path):
+    """A file to write; its folder has to be there before the work begins."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(super().convert(value, param, ctx))
+        if not path.absolute().parent.is_dir():
+            self.fail(f"{path}: expected a folder {path.parent}, found none; make it first", param, ctx)
+        return path
+
+
+FILE, OUTPUT = click.Path(path_type=Path), Output(dir_okay=False)
+
+
 @main.group(invoke_without_command=True)
 @click.pass_context
 def data(ctx: click.Context) -> None:
     """Say which data sets were found where; check a folder; write phantoms."""
     if ctx.invoked_subcommand:
         return
-    from prr.data import DATA_SETS
+    from prr.data import DATA_SETS, check
 
     broken = []
     for name in DATA_SETS:
@@ -208,7 +224,8 @@ def data(ctx: click.Context) -> None:
         lines, usable = [f"a phantom (set {variable} to use the real one)"], True
         if folder:
             try:
-                lines, usable = _checked(Path(folder), name)
+                found = check(Path(folder).expanduser(), name)
+                lines, usable = _lines(found), not found.refused
             except PrrError as error:
                 lines, usable = [f"not usable: {error}"], False
         broken += [] if usable else [variable]
@@ -219,14 +236,22 @@ def data(ctx: click.Context) -> None:
 
 @data.command()
 @click.argument("place", nargs=-1, required=True, metavar="[NAME] FOLDER")
-def check(place: tuple[str, ...]) -> None:
+@click.option("--labels", metavar='"NAME=VALUE ..."', help='What the values in masks are, such as "RV=1 MYO=2 LV=3".')
+@click.option("--picture", type=OUTPUT, help="Draw some slices with their outlines here: .png, .svg or .pdf.")
+def check(place: tuple[str, ...], labels: str | None, picture: Path | None) -> None:
     """Read FOLDER as its reader does and say all that it refuses or warns of; its layout is told, or is NAME's."""
+    from prr.data import check
+
     if len(place) > 2:
         raise OptionError(f"{' '.join(place)}: expected [NAME] FOLDER, found {len(place)} words")
     *name, folder = place
-    lines, usable = _checked(Path(folder), *name)
-    click.echo("\n".join(lines))
-    if not usable:
+    found = check(Path(folder).expanduser(), *name, labels=labels)
+    click.echo("\n".join(_lines(found)))
+    if picture and found.data is not None:
+        from prr.study import figures
+
+        _save(figures.slices(found.shown(), note=f"{folder}, a slice of each of some patients"), picture)
+    if found.refused:
         raise DataError(f"{folder}: expected files that its reader can read, found some that it refuses; see above")
 
 
@@ -242,36 +267,22 @@ def phantom(folder: Path, patients: int, seed: int) -> None:
     click.echo(f"{folder}: {', '.join(DATA_SETS)} with {patients} patients each")
 
 
-def _checked(folder: Path, name: str | None = None) -> tuple[list[str], bool]:
-    """Lines on what a folder holds, and whether its reader reads it."""
-    from prr.data import check
-
-    found = check(folder.expanduser(), name)
-    spacing = f"{min(found.spacing_mm):g} to {max(found.spacing_mm):g} mm" if found.spacing_mm else "no spacing"
+def _lines(found: Report) -> list[str]:
+    """What a reader met, a line each: counts, labels, what is told, what is refused."""
+    spacing = f"{min(found.spacing_mm):.4g} to {max(found.spacing_mm):.4g} mm" if found.spacing_mm else "no spacing"
     counts = (
-        f"{found.name}: {len(found.patients)} patients, {found.volumes} volumes, {found.slices} slices, "
-        f"{spacing}{', phantom' if found.phantom else ''}, {len(found.refused)} refused"
+        f"{found.name} in {found.root}: {len(found.patients)} patients, {found.volumes} volumes, "
+        f"{found.slices} slices, {spacing}{', phantom' if found.phantom else ''}, {len(found.refused)} refused"
     )
     areas = [
-        f"  label {label}, {found.names.get(label, 'not named')}: {len(area)} slices, median {median(area):.2f} cm2"
+        f"  label {label}, {found.names.get(label, 'not counted')}: {len(area)} slices, median {median(area):.2f} cm2"
         for label, area in sorted(found.areas.items())
         if label
     ]
-    told = [f"  told: {line}" for line in found.told]
-    return [counts, *areas, *told, *(f"  refused: {line}" for line in found.refused)], not found.refused
+    told, refused = ([f"  {kind}: {line}" for line in getattr(found, kind)] for kind in ("told", "refused"))
+    return [counts, *areas, *told, *refused]
 
 
-class Output(click.Path):
-    """A file to write; its folder has to be there before the work begins."""
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        path = Path(super().convert(value, param, ctx))
-        if not path.absolute().parent.is_dir():
-            self.fail(f"{path}: expected a folder {path.parent}, found none; make it first", param, ctx)
-        return path
-
-
-FILE, OUTPUT = click.Path(path_type=Path), Output(dir_okay=False)
 KEY = click.option("--key", metavar="KEY", help="Which weights to take from files that hold several sets, such as ema.")
 STRIP = click.option("--strip", metavar="PREFIX", help="Take the weights whose names begin with it, and drop it.")
 
@@ -325,10 +336,15 @@ def rmse(
         title, made = f"{target.name} and {source.name}", {"target": target, "source": source}
         page.write(html, page.render(title, answer, sections, made))
     if figure:
-        try:
-            figures.rmse(table, kinds=tuple(table["kind"].unique())).savefig(figure, bbox_inches="tight", dpi=150)
-        except ValueError as error:
-            raise OptionError(f"{figure}: expected .png, .svg or .pdf, found {figure.suffix or 'no ending'}") from error
+        _save(figures.rmse(table, kinds=tuple(table["kind"].unique())), figure)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of its ending."""
+    try:
+        figure.savefig(path, bbox_inches="tight", dpi=150)
+    except ValueError as error:
+        raise OptionError(f"{path}: expected .png, .svg or .pdf, found {path.suffix or 'no ending'}") from error
 
 
 @main.command()

@@ -73,7 +73,7 @@ def find(root: Path, labels: str | Mapping[str, int] | None = None) -> Listing:
     numbers = {value: value for value in LABELS}
     if labels is not None:
         numbers = matched(parse(labels), LABELS, str(root))
-    patients, told = _patients(root)
+    place, patients, told = _patients(root)
     volumes = []
     for number, folder in patients.items():
         try:
@@ -84,7 +84,7 @@ def find(root: Path, labels: str | Mapping[str, int] | None = None) -> Listing:
         else:
             table = None if labels is None else numbers
             volumes += [(number, partial(_read_volume, number, *pair, table, done)) for pair in pairs]
-    return Listing("ACDC", root, volumes, holds=set(numbers.values()), told=told)
+    return Listing("ACDC", place, volumes, holds=set(numbers.values()), told=told)
 
 
 def write(folder: Path, info: Mapping, volumes: Sequence[tuple[np.ndarray, np.ndarray]], pixel: float) -> None:
@@ -111,8 +111,8 @@ def write(folder: Path, info: Mapping, volumes: Sequence[tuple[np.ndarray, np.nd
             (folder / f"{folder.name}_frame{info[phase]:02d}{suffix}.nii.gz").write_bytes(packed)
 
 
-def _patients(root: Path) -> tuple[dict[int, Path], list[str]]:
-    """Folder of each patient, and what is left aside."""
+def _patients(root: Path) -> tuple[Path, dict[int, Path], list[str]]:
+    """Where the patients lie, the folder of each, and what is left aside."""
     places = [
         (place, patients)
         for place, patients in patient_folders(root).items()
@@ -130,7 +130,7 @@ def _patients(root: Path) -> tuple[dict[int, Path], list[str]]:
         told.append(f"read {named[place]}, and not {', '.join(named[other] for other, _ in others)}")
     elif "test" in named[place].lower():
         told.append(f"read {named[place]}, as no training set lies beside it")
-    return patients, told
+    return place, patients, told
 
 
 def _info(folder: Path) -> Path:

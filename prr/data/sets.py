@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ from prr.data.slices import Slices
 from prr.data.volumes import Listing, Report
 from prr.data.volumes import read as read_listing
 from prr.errors import DataError, LayoutError, OptionError
+
+SIZE, SPACING_MM = 128, 1.5  # the readers' own
 
 
 class DataSet(NamedTuple):
@@ -78,12 +81,13 @@ def recognise(root: str | Path) -> str:
     raise LayoutError(f"{root}: expected a folder that holds one of {known}, found {found}")
 
 
-def check(root: str | Path, name: str | None = None) -> Report:
+def check(root: str | Path, name: str | None = None, labels: str | Mapping[str, int] | None = None) -> Report:
     """Read a folder as its reader does, but collect what it would refuse, and go on.
 
     Args:
         root: as for its reader.
         name: of `LAYOUTS`; None: told by the folder's layout.
+        labels: what the values in masks are, where they lie in files: "RV=1 MYO=2 LV=3".
 
     Returns:
         A `Report`: counts of what was read, what was refused, what is told. The reader reads the folder exactly if
@@ -91,7 +95,7 @@ def check(root: str | Path, name: str | None = None) -> Report:
 
     Raises:
         DataError: it is not that data set.
-        OptionError: an unknown name.
+        OptionError: an unknown name, or `labels` for a layout that holds outlines.
 
     Example:
         >>> import tempfile
@@ -105,13 +109,26 @@ def check(root: str | Path, name: str | None = None) -> Report:
     name = recognise(root) if name is None else name
     if name not in LAYOUTS:
         raise OptionError(f"data set: expected one of {', '.join(LAYOUTS)}, found {name!r}")
-    listing = LAYOUTS[name].find(Path(root))
-    report = Report(listing.name, listing.labels)
+    layout = LAYOUTS[name]
+    if labels is not None and "labels" not in signature(layout.read).parameters:
+        raise OptionError(f"labels={labels!r}: expected none for {layout.title}, which holds outlines of one label")
+    listing = layout.find(Path(root), **({} if labels is None else {"labels": labels}))
+    report = Report(listing.name, listing.root, listing.labels)
     try:
-        report.data = read_listing(listing, split="all", progress=False, report=report)
+        report.data = read_listing(
+            listing, size=SIZE, spacing_mm=_spacing(name, listing), split="all", progress=False, report=report
+        )
     except DataError as error:  # of what was read nothing can be made
         report.refused.append(str(error))
     return report
+
+
+def _spacing(name: str, listing: Listing) -> float:
+    """What the reader takes by itself."""
+    try:
+        return SPACING_MM if name in DATA_SETS else nnunet.fitted(listing, SIZE)
+    except DataError:  # which reading meets again, and collects
+        return SPACING_MM
 
 
 def write_phantom(root: str | Path, patients: int | Mapping[str, int], seed: int = 0) -> Path:

@@ -9,7 +9,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,6 +88,7 @@ class Report:
 
     Args:
         name: of the data set.
+        root: where it was found.
         names: of its labels.
         patients: those of whom a volume was read.
         volumes, slices: how many were read; slices are the annotated ones.
@@ -100,6 +101,7 @@ class Report:
     """
 
     name: str = ""
+    root: Path = Path()
     names: Mapping[int, str] = field(default_factory=dict)
     patients: set[int] = field(default_factory=set)
     volumes: int = 0
@@ -121,6 +123,15 @@ class Report:
         for label in np.unique(volume.mask).tolist():
             pixels = (volume.mask == label).sum(axis=(1, 2))
             self.areas.setdefault(label, []).extend(pixels[pixels > 0] * np.prod(volume.spacing) / 100)
+
+    def shown(self, count: int = 7) -> Slices:
+        """The slice with the most foreground of each of some patients, evenly chosen, as if of one: for a picture."""
+        patients = self.data.patient.unique()
+        some = patients[torch.linspace(0, len(patients) - 1, min(count, len(patients))).round().long()]
+        full = ((self.data.masks > 0) & (self.data.masks != (self.data.ignore or 0))).sum(dim=(1, 2))
+        keep = torch.stack([full.where(self.data.patient == each, -1).argmax() for each in some])
+        images, masks = self.data.images[keep], self.data.masks[keep]
+        return replace(self.data, images=images, masks=masks, patient=torch.zeros_like(keep), held_out=())
 
 
 class Notes:
