@@ -105,7 +105,7 @@ def layer_similarity(
 
     Returns:
         DataFrame[kind, layer, name, cka], rows of kind W and LW as in `prr.sweep`; NaN where a layer gives a constant,
-        or its weight is used without its module being called.
+        one place of one image among it, or its weight is used without its module being called.
 
     Raises:
         NetworkError: networks that share nothing, NaN or infinite values.
@@ -132,7 +132,8 @@ def layer_similarity(
     rows = table.loc[table["live"] & table["kind"].isin(called), ["kind", "layer", "name"]].reset_index(drop=True)
     pick = partial(_drawn, places=_places(len(data.images), positions, seed))
     ours, theirs = (_seen(model, rows["name"], data.images, batch_size, pick) for model in (target, source))
-    found = [cka(ours[name], theirs[name]) if name in ours and name in theirs else np.nan for name in rows["name"]]
+    both = {name for name in ours if name in theirs and len(ours[name]) > 1}
+    found = [cka(ours[name], theirs[name]) if name in both else np.nan for name in rows["name"]]
     return rows.assign(cka=np.array(found, dtype=float))
 
 

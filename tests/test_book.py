@@ -128,9 +128,10 @@ def test_a_book_is_built_offline_and_only_once(toy, capsys, monkeypatch):
 
 def test_a_chapter_that_lacks_data_is_its_aim_and_every_page_says_what_stands_where(toy, capsys, monkeypatch):
     why, asked = "It wants another data set.", []
-    monkeypatch.setattr(execute, "lacking", lambda run, number: why if number == "02" else None)
-    monkeypatch.setattr(execute, "notice", lambda run: ":::{important}\n**Shapes** stands there.\n:::")
-    html = build(root=toy, first=asked.append).parent
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "lacking", lambda run, number: why if number == "02" else None)
+        patch.setattr(execute, "notice", lambda run: ":::{important}\n**Shapes** stands there.\n:::")
+        html = build(root=toy, first=asked.append).parent
     told = capsys.readouterr().out
     assert f"02_two: not executed. {why}" in told
     assert "02_two: executed" not in told
@@ -144,8 +145,6 @@ def test_a_chapter_that_lacks_data_is_its_aim_and_every_page_says_what_stands_wh
     times = (html / "run_times.html").read_text()
     assert times.count("not run") == 1
 
-    monkeypatch.undo()
-    monkeypatch.setenv("PRR_JOBS", "1")
     html = build(root=toy).parent
     assert ran(capsys) == {"02_two"}  # as soon as nothing is lacking
     assert "Shapes" not in (html / "01_one.html").read_text()
@@ -397,6 +396,7 @@ def shown(toy):
     folder.mkdir(parents=True)
     made = {"device": "cpu x", "date": "2026-01-02 03:04", "commit": "abc"}
     stamp = {"schema": SCHEMA, "profile": "smoke", "seed": 0, "overrides": {"steps": 3}, "made": made}
+    stamp |= {"places": ["acdc", "t1", "rvsc"], "fits": False}
     stamp |= {"machine": {"device": "cpu"}, "revisions": REVISIONS | {"reuse": 0}, "columns": {}}
     (folder / "edition.json").write_text(json.dumps(stamp))
     (folder / "records.json").write_text("{}")

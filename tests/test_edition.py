@@ -79,7 +79,8 @@ def jobs(live):
 
 def stamp_of(run, **other):
     scale = {"name": "stand-in", "profile": run.profile.name, "seed": run.seed, "overrides": run.overrides}
-    return scale | {"machine": run.machine, "revisions": REVISIONS, "made": record.made("cpu"), **other}
+    scale |= {"places": run.places, "fits": run.fits, "machine": run.machine}
+    return scale | {"revisions": REVISIONS, "made": record.made("cpu"), **other}
 
 
 @pytest.fixture(scope="module")

@@ -498,3 +498,12 @@ def test_nothing_to_resample_gives_no_interval():
     mean, low, high = crossed_interval(np.ones((1, 1, 1, 2)))
     assert mean.tolist() == [1, 1]
     assert np.isnan([low, high]).all()
+
+
+def test_pixels_that_are_not_counted_change_no_dice():
+    mask = torch.tensor([[[1, 1, 0, 255]], [[2, 0, 255, 255]]])
+    prediction = torch.tensor([[[1, 0, 0, 2]], [[2, 2, 1, 0]]])
+    found = dice(prediction, mask, torch.tensor([1, 2]), 3, ignore_index=255)
+    by_hand = [dice(prediction[:1, :, :3], mask[:1, :, :3], torch.tensor([1]), 3)]
+    by_hand.append(dice(prediction[1:, :, :2], mask[1:, :, :2], torch.tensor([2]), 3))
+    pd.testing.assert_frame_equal(found, pd.concat(by_hand, ignore_index=True))

@@ -527,3 +527,21 @@ def test_lengths_that_differ_are_refused():
         rank_agreement([1, 2, 3], [1, 2, 3, 4])
     with pytest.raises(DataError, match=r"groups \(2,\)"):
         rank_agreement([1, 2, 3], [1, 2, 3], groups=[1, 2])
+
+
+def test_a_layer_that_is_seen_at_one_place_alone_has_no_similarity():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 2, 1))
+    data = torch.randn(1, 1, 8, 8), torch.zeros(1, 1, 1)
+    assert layer_similarity(model, model, data)["cka"].isna().tolist() == [False, True]
+    twice = torch.randn(2, 1, 8, 8), torch.zeros(2, 1, 1)
+    assert layer_similarity(model, model, twice)["cka"].notna().all()
+
+
+def test_cells_that_are_not_counted_are_never_drawn():
+    masks = torch.randint(3, (4, 8, 8))
+    masks[:, :4] = 255
+    data, model = (torch.randn(4, 1, 8, 8), masks), nn.Conv2d(1, 3, 1)
+    assert set(pixels(model, "", data)[1]) == {0, 1, 2, 255}
+    features, labels = pixels(model, "", data, ignore_index=255)
+    assert set(labels) == {0, 1, 2}
+    assert len(features) == len(labels) == (masks < 3).sum()

@@ -5,6 +5,7 @@ Order, parallel work, the dry run, what an edition holds and the table of proven
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from prr.data import DATA_SETS
-from prr.errors import DataError, OptionError
+from prr.errors import DataError, MissingError, OptionError
 from prr.study import (
     architecture,
     examples,
@@ -127,9 +128,10 @@ def notice(run: Run) -> str:
     for place in run.places:
         if not run.edition and place not in run.given:
             continue  # the phantom, whose files need not be read for this
-        title, origin, patients = (run.facts(place)[name] for name in ("data set", "origin", "patients"))
-        if title != papers[place] or origin == STAND_IN:
-            told.append(f"**{title}**, a {origin} of {patients} patients, stands where it says {papers[place]}.")
+        with contextlib.suppress(MissingError):  # an edition of some chapters tells of their data alone
+            title, origin, patients = (run.facts(place)[name] for name in ("data set", "origin", "patients"))
+            if title != papers[place] or origin == STAND_IN:
+                told.append(f"**{title}**, a {origin} of {patients} patients, stands where it says {papers[place]}.")
     if empty := [paper for place, paper in papers.items() if place not in run.places]:
         told.append(f"Nothing stands where it says {' or '.join(empty)}.")
     if not told:

@@ -106,7 +106,7 @@ def source_scores(run: Run, network: str, seed: int, label: str) -> Job:
     Returns:
         The job of DataFrame[layer, name, rmse, relative, aligned, ratio, travelled, norms, cka, logme, h_score], a row
         for each live kernel; norms: root of the summed squares of `prr.shift_scale`'s rms columns of the batch norm
-        behind it, NaN where there is none; the last two are of the whole source.
+        behind it, NaN where there is none; the last two are of the whole source, NaN where few patients show one class.
     """
     run = grid.scaled(run)
     judged, giver = grid.target(seed), candidates(run, seed)[label]
@@ -141,7 +141,9 @@ def cheap_scores(
     table["norms"] = table["name"].map(norms(target, source, example))
     table = table.merge(predictors.layer_similarity(target, source, seen)[["name", "cka"]], how="left")
     pixels = predictors.pixels(source, features, seen, ignore_index=seen.ignore)
-    return table.assign(logme=predictors.logme(*pixels), h_score=predictors.h_score(*pixels))
+    several = len(np.unique(pixels[1])) > 1
+    logme, h_score = (each(*pixels) if several else np.nan for each in (predictors.logme, predictors.h_score))
+    return table.assign(logme=logme, h_score=h_score)
 
 
 def aligned(target: nn.Module, source: nn.Module) -> pd.DataFrame:
