@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prr.data import check, read_acdc, split
-from prr.errors import DataError, OptionError
+from prr.errors import DataError, OptionError, PrrError
 
 
 def frames(root: Path) -> list[Path]:
@@ -221,3 +221,99 @@ def test_a_constant_volume_has_no_contrast_whatever_its_value(acdc):
     nib.save(nib.Nifti1Image(np.full(nifti.shape, 5.1, np.float32), nifti.affine, nifti.header), path)
     with pytest.raises(DataError, match=rf"{path.name}: expected an image with contrast, found the value 5.1"):
         read_acdc(acdc, size=64, spacing_mm=2.2, progress=False)
+
+
+def digests(root: Path, **options) -> list:
+    data = read_acdc(root, size=64, split="all", progress=False, **options)
+    return [data.images, data.masks, data.patient]
+
+
+def same(one: list, other: list) -> bool:
+    return all(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize("below", ["ACDC/database/training", "Training/training", "x/ACDC/Database/Training"])
+def test_layouts_that_people_have(acdc, tmp_path_factory, below, recwarn):
+    expected = digests(acdc)
+    root = tmp_path_factory.mktemp("other")
+    shutil.copytree(acdc, root / below)
+    shutil.copytree(acdc / "patient001", root / "__MACOSX/training/patient001")
+    for k, folder in enumerate(sorted((root / below).iterdir())):
+        (folder / "Info.cfg").rename(folder / ("info.cfg", "INFO.CFG")[k])
+        text = (folder / "info.cfg" if k == 0 else folder / "INFO.CFG").read_text().replace("\n", "\r\n")
+        (folder / ("info.cfg", "INFO.CFG")[k]).write_bytes(text.encode(("utf-8-sig", "utf-16")[k]))
+        folder.rename(folder.with_name(folder.name.title()))
+    assert same(digests(root), expected)
+    assert check(root).name == "ACDC"
+    assert not recwarn.list
+
+
+def test_training_is_read_before_testing_and_what_is_left_aside_is_told(acdc, tmp_path_factory):
+    root = tmp_path_factory.mktemp("other")
+    shutil.copytree(acdc / "patient002", root / "database/testing/patient102")
+    for path in (root / "database/testing/patient102").glob("patient002*"):
+        path.rename(path.with_name(path.name.replace("patient002", "patient102")))
+    with pytest.warns(UserWarning, match=r"read database/testing, as no training set lies beside it$"):
+        assert read_acdc(root, progress=False).patient.unique().tolist() == [102]
+    shutil.copytree(acdc / "patient001", root / "database/training/patient001")
+    with pytest.warns(UserWarning, match=r"read database/training, and not database/testing$"):
+        assert read_acdc(root, progress=False).patient.unique().tolist() == [1]
+
+
+def test_volumes_may_be_unpacked_or_lie_in_folders_of_their_names(acdc):
+    expected = digests(acdc)
+    for k, path in enumerate(sorted(acdc.rglob("*.nii.gz"))):
+        plain = path.with_suffix("")
+        content = gzip.decompress(path.read_bytes())
+        if k % 3 == 2:
+            plain.write_bytes(b"")  # beside the packed one, which is read
+            continue
+        path.unlink()
+        if k % 3:
+            plain.mkdir()
+            plain = plain / plain.name
+        plain.write_bytes(content)
+    assert same(digests(acdc), expected)
+
+
+def test_one_frame_for_both_phases_is_read_once_and_told(acdc):
+    (acdc / "patient001/Info.cfg").write_text("ED: 1\nES: 1\n")
+    with pytest.warns(UserWarning, match=r"^[^(]*patient001_frame01\.nii\.gz: Info\.cfg says ED and ES are one frame"):
+        data = read_acdc(acdc, progress=False)
+    assert (data.patient == 1).sum() == nib.load(acdc / "patient001/patient001_frame01.nii.gz").shape[2]
+
+
+def test_labels_of_another_challenge_are_mapped_by_name(acdc):
+    expected = digests(acdc)
+    for path in frames(acdc):
+        rewrite(path, lambda voxels: np.choose(voxels, [0, 3, 2, 1]).astype(np.uint8))
+    with pytest.warns(UserWarning, match='enclosed by .*labels="LV=1 MYO=2 RV=3"'):
+        read_acdc(acdc, progress=False)
+    assert same(digests(acdc, labels="LV=1 MYO=2 RV=3"), expected)
+    assert same(digests(acdc, labels={"LV cavity": 1, "myocardium": 2, "RV": 3}), expected)
+    alone = read_acdc(acdc, size=64, progress=False, labels="MYO=2")
+    assert torch.equal(alone.masks == 2, expected[1] == 2)
+    assert alone.masks.unique().tolist() == [0, 2]
+    for path in frames(acdc):
+        rewrite(path, lambda voxels: voxels * 100)
+    assert same(digests(acdc, labels="LV=100 MYO=200 RV=44"), expected)
+    for wrong in ("RV", "RV=0", "liver=1"):
+        with pytest.raises(PrrError, match="expected"):
+            read_acdc(acdc, labels=wrong)
+
+
+def test_one_label_where_three_are_named_is_told(acdc):
+    for path in frames(acdc):
+        rewrite(path, lambda voxels: (voxels == 3).astype(np.uint8))
+    with pytest.warns(UserWarning, match="one label only, called RV cavity"):
+        read_acdc(acdc, progress=False)
+
+
+@pytest.mark.real
+def test_real_acdc_reads_without_a_warning(recwarn):
+    root = os.environ.get("PRR_REAL_ACDC")
+    if not root:
+        pytest.skip("PRR_REAL_ACDC names no folder of the real ACDC training set")
+    found = check(root)
+    assert (found.refused, found.told, len(found.patients)) == ([], [], 100)
+    assert not recwarn.list

@@ -188,7 +188,6 @@ def test_claims_are_told_from_what_is_there_and_nothing_is_computed(monkeypatch,
 def test_phantoms_are_written_found_and_checked(monkeypatch, tmp_path):
     assert prr("data", "phantom", str(tmp_path), "--patients", "2").exit_code == 0
     monkeypatch.setenv("PRR_ACDC", str(tmp_path / "acdc"))
-    monkeypatch.delenv("PRR_T1", raising=False)
     monkeypatch.setenv("PRR_RVSC", str(tmp_path / "absent"))
     result = prr("data")
     acdc, rv, myocardium, lv, t1, rvsc = result.stdout.splitlines()
@@ -196,10 +195,23 @@ def test_phantoms_are_written_found_and_checked(monkeypatch, tmp_path):
     assert ", phantom, 0 refused" in acdc
     for line, start in zip((rv, myocardium, lv), ("1, RV cavity", "2, myocardium", "3, LV cavity"), strict=True):
         assert re.fullmatch(rf"  label {start}: \d+ slices, median \d+\.\d\d cm2", line)
-    assert "a phantom (set PRR_T1" in t1
-    assert "not usable" in rvsc
+    assert t1 == "other1 (t1): a phantom; name a folder in PRR_OTHER1 or PRR_T1"
+    assert rvsc.startswith("other2 (rvsc): not usable: PRR_RVSC=")
     assert result.exit_code == 2
-    assert "PRR_RVSC: expected a data set" in result.stderr
+    assert "other2: expected a data set" in result.stderr
+
+
+def test_a_target_of_ones_own_has_no_phantoms_beside_it(monkeypatch, tmp_path):
+    root = tmp_path / "Dataset001_Shapes"
+    assert prr("data", "shapes", str(root), "--cases", "6").exit_code == 0
+    monkeypatch.setenv("PRR_TARGET", str(root))
+    result = prr("data")
+    target, disc, square, *others = result.stdout.splitlines()
+    assert f"target (acdc): Shapes in {root}: 6 patients, 6 volumes, 6 slices" in target
+    assert ("label 1, disc: 6 slices" in disc, "label 2, square: 6 slices" in square) == (True, True)
+    assert [line.split(";")[0] for line in others] == ["other1 (t1): nothing", "other2 (rvsc): nothing"]
+    assert result.exit_code == 0
+    assert prr("data", "shapes", str(root)).exit_code == 2
 
 
 def test_what_the_reader_refuses_is_listed(tmp_path):
@@ -212,6 +224,27 @@ def test_what_the_reader_refuses_is_listed(tmp_path):
         assert f"refused: {gone}" in result.stdout
         assert result.exit_code == 2
         assert "expected files that its reader can read" in result.stderr
+
+
+def test_a_check_draws_and_maps_labels(tmp_path):
+    prr("data", "phantom", str(tmp_path / "data"), "--patients", "2")
+    root, picture, empty = str(tmp_path / "data/acdc"), tmp_path / "a.png", tmp_path / "empty"
+    empty.mkdir()
+    result = prr("data", "check", root, "--picture", str(picture), "--labels", "MYO=2")
+    assert result.exit_code == 0
+    assert "label 2, myocardium" in result.stdout
+    assert "label 3" not in result.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    for wrong, message in (
+        ((root, "--picture", str(tmp_path / "a.xyz")), "expected .png, .svg or .pdf, found .xyz"),
+        ((root, "--labels", "MYO"), "expected NAME=VALUE"),
+        (("acdc", root, "more"), "expected [NAME] FOLDER, found 3 words"),
+        ((str(empty),), "expected a folder that holds one of patient001/Info.cfg (ACDC), T1Dataset210.mat (T1)"),
+    ):
+        result = prr("data", "check", *wrong)
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path):

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import torch
 from matplotlib.path import Path as Polygon
 
 from prr.data import check, read_rvsc, split
@@ -226,3 +227,54 @@ def test_a_patient_in_both_sets_is_refused(phantom_root, tmp_path):
         shutil.copytree(phantom_root / "rvsc/TrainingSet", tmp_path / subset)
     with pytest.raises(DataError, match="expected one folder for each patient"):
         read_rvsc(tmp_path, progress=False)
+
+
+def test_names_may_shout_and_texts_may_have_a_mark_of_order(rvsc, tmp_path_factory):
+    expected = read_rvsc(rvsc, progress=False)
+    root = tmp_path_factory.mktemp("other")
+    for path in sorted(rvsc.rglob("*")):
+        if path.is_file():
+            copy = root / "data" / str(path.relative_to(rvsc)).upper()
+            copy = copy.with_suffix(".IMA") if path.suffix == ".dcm" else copy
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            text = path.suffix == ".txt"
+            copy.write_bytes(path.read_text().encode("utf-8-sig") if text else path.read_bytes())
+    found = read_rvsc(root, progress=False)
+    assert torch.equal(found.images, expected.images)
+    assert torch.equal(found.masks, expected.masks)
+    assert found.held_out == expected.held_out == (17,)
+
+
+def test_other_sets_are_left_aside_and_told(rvsc):
+    shutil.copytree(rvsc / "Test1Set", rvsc / "Test2Set")
+    with pytest.warns(UserWarning, match=r"read TrainingSet, Test1Set, and not Test2Set$"):
+        assert read_rvsc(rvsc, progress=False).held_out == (17,)
+
+
+def test_a_picture_is_the_same_whatever_way_it_was_stored(rvsc):
+    expected = read_rvsc(rvsc, progress=False)
+    for k, path in enumerate(sorted(rvsc.rglob("*.dcm"))):
+        data = pydicom.dcmread(path)
+        stored = data.pixel_array
+        match k % 3:
+            case 0:
+                stored, data.RescaleSlope, data.RescaleIntercept = 2 * stored + 6, 0.5, -3
+            case 1:
+                stored, data.RescaleSlope, data.RescaleIntercept = 65535 - stored, -1, 65535
+            case 2:
+                stored, data.PhotometricInterpretation = 65535 - stored, "MONOCHROME1"
+        data.PixelData = stored.astype("<u2").tobytes()
+        data.save_as(path)
+    assert torch.equal(read_rvsc(rvsc, progress=False).images, expected.images)
+
+
+def test_what_a_header_lacks_is_told_once(rvsc):
+    for path in rvsc.rglob("*.dcm"):
+        data = pydicom.dcmread(path)
+        data.ImagerPixelSpacing = data.PixelSpacing
+        del data.PixelSpacing
+        data.save_as(path)
+    with pytest.warns(UserWarning, match="ImagerPixelSpacing is taken") as told:
+        read_rvsc(rvsc, progress=False)
+    assert len(told) == 1
+    assert str(told[0].message).endswith("(and so in 3 more)")

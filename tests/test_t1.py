@@ -10,7 +10,7 @@ import torch
 from matplotlib.path import Path as Polygon
 
 from prr.data import check, read_t1, t1
-from prr.errors import DataError
+from prr.errors import DataError, OptionError
 
 
 @pytest.fixture(scope="session")
@@ -226,19 +226,39 @@ def test_data_kept_in_another_file_are_not_followed(copy, tmp_path):
         read_t1(copy, progress=False)
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>sign in</html>", b"MATLAB 5.0 MAT-file".ljust(600)])
-def test_what_is_not_hdf5_is_named(tmp_path, content):
+@pytest.mark.parametrize(("content", "advice"), [
+    (b"", "not found\\)\\)"),
+    (b"<html>sign in</html>", "not found\\)\\)"),
+    (b"MATLAB 5.0 MAT-file".ljust(600), "save with -v7.3"),
+])  # fmt: skip
+def test_what_is_not_hdf5_is_named(tmp_path, content, advice):
     (tmp_path / t1.FILE).write_bytes(content)
-    for read in (read_t1, lambda root: check(root, "t1")):
-        with pytest.raises(DataError, match=rf"{t1.FILE}: expected a MATLAB v7.3 \(HDF5\) file, found"):
+    for read in (read_t1, lambda root: check(root, "t1"), check):
+        with pytest.raises(DataError, match=rf"{t1.FILE}: expected a MATLAB v7.3 \(HDF5\) file, found .*{advice}$"):
             read(tmp_path)
 
 
 def test_a_truncated_file_is_named(copy):
     content = copy.read_bytes()
     copy.write_bytes(content[: len(content) * 2 // 3])
-    with pytest.raises(DataError, match=t1.FILE):
+    with pytest.raises(DataError, match=rf"{t1.FILE}.*; it is damaged: get the file again"):
         read_t1(copy, progress=False)
+
+
+def test_the_file_may_have_another_name_and_lie_deeper(copy, tmp_path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    moved = copy.rename(tmp_path / "a/b/t1dataset210.MAT")
+    assert check(tmp_path).patients == check(moved).patients == set(range(1, 8))
+    other = moved.rename(tmp_path / "a/mine.mat")
+    assert check(tmp_path).name == "T1"
+    shutil.copy(other, tmp_path / "a/yours.mat")
+    with pytest.raises(DataError, match=r"expected one T1Dataset210\.mat, found .*mine\.mat and .*yours\.mat"):
+        read_t1(tmp_path)
+
+
+def test_labels_can_not_be_mapped_where_there_are_outlines(copy):
+    with pytest.raises(OptionError, match="expected none for T1, which holds outlines of one label"):
+        check(copy, labels="MYO=1")
 
 
 def test_a_folder_without_the_file_is_refused(tmp_path):

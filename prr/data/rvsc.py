@@ -165,9 +165,8 @@ def _subsets(root: Path) -> tuple[dict[str, dict[int, Path]], list[str]]:
         raise DataError(
             f"{found[TEST][number]}: expected one folder for each patient, found {found[TRAIN][number]} too; remove one"
         )
-    return {each: found[each] for each in (TRAIN, TEST) if each in found}, (
-        [f"read {', '.join(found)}, and not {', '.join(aside)}"] if aside else []
-    )
+    found = {each: found[each] for each in known.values() if each in found}
+    return found, [f"read {', '.join(found)}, and not {', '.join(aside)}"] if aside else []
 
 
 def _annotated(subset: str, folder: Path, number: int) -> dict[int, Drawn]:

@@ -25,6 +25,7 @@ from prr.errors import DataError, LayoutError
 
 FILE = "T1Dataset210.mat"
 FIELDS = {"Img": 4, "EndoContours": 4, "EpiContours": 4, "TriggerTime": 2}  # and their axes
+OLDER = (b"MATLAB 5.0", b"MATLAB 6.0", b"MATLAB 7.0")
 POINTS = 60
 PAPER_TRAIN, PAPER_VALIDATION = 60 / 210, 30 / 210
 
@@ -153,6 +154,11 @@ def _find(root: Path) -> Path:
 @contextmanager
 def _open(path: Path) -> Iterator["_Dataset"]:
     with reading(path, "a MATLAB v7.3 (HDF5) file"):
+        with path.open("rb") as raw:
+            if (kind := raw.read(10)) in OLDER:
+                raise DataError(
+                    f"expected a MATLAB v7.3 (HDF5) file, found {kind.decode()}; load it in MATLAB and save with -v7.3"
+                )
         file = h5py.File(path, "r")
     with file:
         with reading(path, f"a struct `Dataset` of cell arrays {', '.join(FIELDS)}"):
