@@ -212,24 +212,25 @@ FILE, OUTPUT = click.Path(path_type=Path), Output(dir_okay=False)
 @main.group(invoke_without_command=True)
 @click.pass_context
 def data(ctx: click.Context) -> None:
-    """Say which data sets were found where; check a folder; write phantoms."""
+    """Say what stands in the places of the study; check a folder; write phantoms and drawn shapes."""
     if ctx.invoked_subcommand:
         return
-    from prr.data import DATA_SETS, check
+    from prr.data import check
+    from prr.study.datasets import PLACES, in_place, is_own
 
-    broken = []
-    for name in DATA_SETS:
-        variable = f"PRR_{name.upper()}"
-        folder = os.environ.get(variable)
-        lines, usable = [f"a phantom (set {variable} to use the real one)"], True
-        if folder:
-            try:
-                found = check(Path(folder).expanduser(), name)
+    broken, own = [], False
+    for place, alias in PLACES.items():
+        named = f"PRR_{alias.upper()} or PRR_{place.upper()}"
+        lines, usable = [f"{'nothing' if own else 'a phantom'}; name a folder in {named}"], True
+        try:
+            if source := in_place(place):
+                own |= is_own({place: source})
+                found = check(source.folder, source.layout, labels=source.labels)
                 lines, usable = _lines(found), not found.refused
-            except PrrError as error:
-                lines, usable = [f"not usable: {error}"], False
-        broken += [] if usable else [variable]
-        click.echo("\n".join([f"{name:<5} {folder or '-'}: {lines[0]}", *lines[1:]]))
+        except PrrError as error:
+            lines, usable = [f"not usable: {error}"], False
+        broken += [] if usable else [alias]
+        click.echo("\n".join([f"{alias} ({place}): {lines[0]}", *lines[1:]]))
     if broken:
         raise DataError(f"{', '.join(broken)}: expected a data set, found none that can be used; see above")
 
@@ -265,6 +266,18 @@ def phantom(folder: Path, patients: int, seed: int) -> None:
 
     write_phantom(folder, patients=patients, seed=seed)
     click.echo(f"{folder}: {', '.join(DATA_SETS)} with {patients} patients each")
+
+
+@data.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--cases", default=40, show_default=True, type=click.IntRange(1))
+@click.option("--classes", default=3, show_default=True, type=click.IntRange(2, 4), help="Background among them.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+def shapes(folder: Path, cases: int, classes: int, seed: int) -> None:
+    """Write drawn pictures into FOLDER in nnU-Net's layout: a small target, to try make book TARGET=FOLDER."""
+    from prr.data import write_shapes
+
+    click.echo(f"{write_shapes(folder, cases, classes, seed)}: {cases} pictures of {classes} classes")
 
 
 def _lines(found: Report) -> list[str]:

@@ -152,18 +152,21 @@ def given(data_root: str | Path | None) -> Given:
     Raises:
         DataError: a root without any data set, a variable that names nothing, or two variables for one place.
     """
-    found = {}
-    for place, alias in PLACES.items():
-        folder = _variable(place, alias)
-        if data_root is not None:
-            root = Path(data_root).expanduser()
-            folder = next((root / name for name in (place, alias) if (root / name).is_dir()), folder)
-        if folder:
-            folder, labels = Path(folder).expanduser().absolute(), _variable(place, alias, "_LABELS")
-            found[place] = Source(folder, layout_of(place, folder), labels)
-    if data_root is not None and not any(source.folder.is_relative_to(root.absolute()) for source in found.values()):
-        raise DataError(f"data_root={root}: expected a folder that holds acdc/, t1/ or rvsc/, found none of them")
+    root = None if data_root is None else Path(data_root).expanduser().absolute()
+    found = {place: source for place in PLACES if (source := in_place(place, root))}
+    if root and not any(source.folder.is_relative_to(root) for source in found.values()):
+        raise DataError(f"data_root={data_root}: expected a folder that holds acdc/, t1/ or rvsc/, found none of them")
     return found
+
+
+def in_place(place: str, root: Path | None = None) -> Source | None:
+    """What a user has put into one place, see `given`."""
+    names = (place, PLACES[place])
+    folder = next((root / name for name in names if (root / name).is_dir()), None) if root else None
+    if (folder := folder or _variable(*names)) is None:
+        return None
+    folder = Path(folder).expanduser().absolute()
+    return Source(folder, layout_of(place, folder), _variable(*names, "_LABELS"))
 
 
 def _variable(place: str, alias: str, suffix: str = "") -> str | None:
