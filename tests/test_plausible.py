@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from prr.data.labels import LABELS, parse
 from prr.data.plausible import ENOUGH, MOVES, Sample, odd
@@ -178,6 +179,32 @@ def test_masks_that_have_nothing_to_do_with_the_images_are_no_reason_to_move_the
     for images in (noise, [flat] * count, noise[:1] + 0.1 * noise):
         samples = [Sample(image, mask, (1, 1), "noise") for image, mask in zip(images, squares, strict=True)]
         assert odd(samples, {1: "thing"}) == []
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_one_picture_in_all_slices_is_one_piece_of_evidence(seed):
+    """Somewhere in a texture borders fit by chance, and then do so in each slice."""
+    rng = np.random.default_rng(seed)
+    texture, mask = gaussian_filter(rng.normal(size=(96, 96)), 1.0), np.zeros((96, 96), np.uint8)
+    mask[40:50, 30:42] = 1
+    images = texture + 0.3 * texture.std() * rng.normal(size=(8, 96, 96))
+    assert odd([Sample(image, mask, (1, 1), "texture") for image in images], {1: "thing"}) == []
+
+
+def test_a_margin_without_signal_does_not_count():
+    wide = [
+        each._replace(image=np.pad(each.image, ((0, 120), (0, 140))), mask=np.pad(each.mask, ((0, 120), (0, 140))))
+        for each in drawn(6)
+    ]
+    assert odd(wide, LABELS) == []
+    (sentence,) = odd(masked(wide, np.fliplr), LABELS)
+    assert "mirrored along the second axis" in sentence
+
+
+def test_an_image_with_a_gap_is_left_out():
+    broken = masked(drawn(4), lambda mask: np.roll(mask, 12, 0))
+    broken[0].image[3, 3] = np.nan
+    assert odd(broken, LABELS) == []
 
 
 def test_few_slices_are_too_few_to_tell():
