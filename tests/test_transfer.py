@@ -181,7 +181,7 @@ def test_a_run_depends_on_nothing_else(experiment, runs, number, other):
 def test_a_row_begins_with_what_it_loads_and_keeps_what_it_freezes(experiment, fits, number):
     run = experiment(seed=3, seeds=1)
     run.result(row(run, number, patients=2))
-    call, (_, source, frozen) = fits[-1], ROWS[number]
+    call, (source, frozen) = fits[-1], ROWS[number]
     own = initial("pspnet", 8, "independent", "transfer", "segmentation", 3)
     if source == "start":
         giver = run.result(networks.start(run, "pspnet"))
@@ -425,3 +425,12 @@ def test_a_row_whose_list_freezes_everything_is_scored_as_loaded(experiment, fit
     expected = prr.dice(prr.reuse.predict(source, part.images).argmax(1), part.masks, part.patient)
     # memory layouts differ, and a pixel of two equal logits may fall either way
     assert found["dice"].to_numpy() == pytest.approx(expected.groupby("class")["dice"].mean(), abs=1e-3)
+
+
+def test_classes_are_those_of_the_target():
+    two = table({(3, 1, 0): [0.9, 0.6], (3, 1, 1): [0.9, 0.8]})
+    cells = summary(two).set_index("class")["dice"]
+    assert set(cells.index) == {0, 1, "mean", "foreground"}
+    assert cells["foreground"] == pytest.approx(0.7)
+    assert cells["mean"] == pytest.approx(0.8)
+    assert with_paper_values(summary(two), {0: "background", 1: "disc"})["paper"].isna().all()

@@ -88,7 +88,9 @@ def loaded(run: Run, network: str, parameters: str) -> Job:
 
 
 @derived
-def inferred_list(sweep: pd.DataFrame, tolerance: float, network: str, **shape: int) -> pd.DataFrame:
+def inferred_list(
+    sweep: pd.DataFrame, tolerance: float, network: str, width: int, channels: int = 1, classes: int = 4
+) -> pd.DataFrame:  # fmt: skip
     """See `loaded`.
 
     Raises:
@@ -98,13 +100,15 @@ def inferred_list(sweep: pd.DataFrame, tolerance: float, network: str, **shape: 
     passing = judged.loc[judged["verdict"] == REUSABLE, ["kind", "name"]]
     if passing.empty:
         raise OptionError(f"transfer_list='inferred' for {network}: its sweep finds nothing reusable; train it longer")
-    return _parameters(network, **shape).merge(passing)
+    return _parameters(network, width, channels, classes).merge(passing)
 
 
 @derived
-def all_but(listed: list[list[str]], network: str, **shape: int) -> pd.DataFrame:
+def all_but(
+    listed: list[list[str]], network: str, width: int, channels: int = 1, classes: int = 4
+) -> pd.DataFrame:  # fmt: skip
     """See `loaded`; `listed` are the pairs of kind and name that are not loaded."""
-    table = _parameters(network, **shape)
+    table = _parameters(network, width, channels, classes)
     return table[[pair not in listed for pair in table[["kind", "name"]].to_numpy().tolist()]]
 
 
