@@ -77,8 +77,8 @@ def find(root: Path, labels: str | Mapping[str, int] | None = None) -> Listing:
     volumes = []
     for number, folder in patients.items():
         try:
-            frames, done = _frames(number, folder)
-            pairs = [[_file(number, folder, frame, suffix) for suffix in ("", "_gt")] for frame in frames]
+            frames, done = _frames(folder)
+            pairs = _pairs(number, folder, frames)
         except DataError as error:
             volumes.append((number, partial(refusal, error)))
         else:
@@ -137,7 +137,7 @@ def _info(folder: Path) -> Path:
     return next((path for path in folder.iterdir() if path.name.lower() == "info.cfg"), folder / "Info.cfg")
 
 
-def _frames(number: int, folder: Path) -> tuple[list[int], tuple[str, ...]]:
+def _frames(folder: Path) -> tuple[list[int], tuple[str, ...]]:
     """Numbers of the annotated frames, ED before ES, and what is odd about them."""
     path = _info(folder)
     with reading(path, "`Key: value` lines"):
@@ -149,11 +149,18 @@ def _frames(number: int, folder: Path) -> tuple[list[int], tuple[str, ...]]:
     return numbers, () if numbers[1:] else (f"{path.name} says ED and ES are one frame, which was read once",)
 
 
-def _file(number: int, folder: Path, frame: int, suffix: str) -> Path:
-    """The file of a frame, packed or not, or in a folder of its own name; where none is, what an error names."""
-    pattern = re.compile(rf"patient0*{number}_frame0*{frame}{suffix}\.nii(\.gz)?", re.IGNORECASE)
-    found = sorted(path for path in folder.rglob("*") if pattern.fullmatch(path.name) and path.is_file())
-    return found[-1] if found else folder / f"{folder.name}_frame{frame:02d}{suffix}.nii.gz"
+def _pairs(number: int, folder: Path, frames: Sequence[int]) -> list[list[Path]]:
+    """Image and mask of each frame, packed or not, or in a folder of its own name; else what an error names."""
+    pattern = re.compile(rf"patient0*{number}_frame0*(\d+?)(_gt)?\.nii(\.gz)?", re.IGNORECASE)
+    found = {}
+    for path in sorted(folder.rglob("*")):  # .nii.gz after .nii
+        if (match := pattern.fullmatch(path.name)) and path.is_file():
+            found[int(match[1]), bool(match[2])] = path
+    names = {kind: "_gt" * kind + ".nii.gz" for kind in (False, True)}
+    return [
+        [found.get((frame, kind), folder / f"{folder.name}_frame{frame:02d}{name}") for kind, name in names.items()]
+        for frame in frames
+    ]
 
 
 def _read_volume(
@@ -164,7 +171,7 @@ def _read_volume(
     if pair.image.ndim != 3:
         raise DataError(f"{image_path}: expected 3 axes (x, y, slice), found {pair.image.shape[1]} volumes in one")
     if numbers is None:
-        if not np.isin(pair.mask, list(LABELS)).all():
+        if not 0 <= pair.mask.min() <= pair.mask.max() <= max(LABELS):
             raise DataError(
                 f"{mask_path}: expected labels 0, 1, 2, 3, found {np.unique(pair.mask)[:10].tolist()}; "
                 'say which they are, such as labels="RV=1 MYO=2 LV=3"'

@@ -131,9 +131,9 @@ def _affine(
     header: nib.Nifti1Header, pixdim: np.ndarray, shape: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray, bool, tuple[str, ...]]:
     """Voxel -> mm, the sizes of a voxel, whether the affine says more than these, and what is odd about it."""
-    forms = {"sform": header.get_sform(coded=True)[0], "qform": header.get_qform(coded=True)[0]}
-    if not pixdim.all():
-        del forms["qform"]  # which takes its sizes from there
+    forms = {"sform": header.get_sform(coded=True)[0]}
+    if pixdim.all():  # from which a qform takes its sizes
+        forms["qform"] = header.get_qform(coded=True)[0]
     stated = {name: affine for name, affine in forms.items() if affine is not None and _usable(affine)}
     if not stated:
         if not (np.isfinite(pixdim).all() and pixdim.all()):

@@ -118,8 +118,9 @@ def check(root: str | Path, name: str | None = None, labels: str | Mapping[str, 
         report.data = read_listing(
             listing, size=SIZE, spacing_mm=_spacing(name, listing), split="all", progress=False, report=report
         )
-    except DataError as error:  # of what was read nothing can be made
-        report.refused.append(str(error))
+    except DataError as error:
+        if report.volumes or not report.refused:  # else it adds nothing: all volumes were refused
+            report.refused.append(str(error))
     return report
 
 
