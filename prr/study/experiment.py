@@ -10,10 +10,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-from prr.data import Slices
+from prr.data import DATA_SETS, Slices, textures
 from prr.errors import OptionError
 from prr.study import chapters, networks, profiles, transfer, transplants
-from prr.study.datasets import MORE, phantom
+from prr.study.datasets import MORE, phantom, place_of, scale_of
 from prr.study.edition import Edition
 from prr.study.jobs import Executor
 from prr.study.profiles import OVERRIDES
@@ -145,12 +145,20 @@ class Experiment(Run):
         return pd.DataFrame([each.facts for each in sets]).drop(columns=list(MORE))
 
     def slices_to_show(self, name: str) -> Slices:
-        """Validation patients' slices; beside an edition, which keeps no images, those of a small phantom."""
+        """Validation patients' slices; beside an edition, which keeps no images, those of a small phantom.
+
+        Of a data set of a reader's own there is no phantom: textures with its labels are shown.
+        """
         if not self.edition:
             return self.slices(name).validation
-        root = phantom(Store(), name, FEW).parent  # named, so that no real data set takes its place
-        shown = Experiment(self.profile.name, data_root=root, device="cpu", **self.overrides).slices(name).validation
-        return dataclasses.replace(shown, name=f"{shown.name}, a phantom (an edition keeps no images)")
+        title, place, scale = self.title(name), place_of(name), scale_of(self.profile, name)
+        if title == DATA_SETS[place].title:
+            shown = DATA_SETS[place].read(phantom(Store(), place, FEW), **scale, progress=False)
+            title = f"{title}, a phantom"
+        else:
+            shown = textures(self.profile.size, labels=self.labels, channels=self.shape["channels"])
+            title = f"textures in place of {title}"
+        return dataclasses.replace(shown.validation, name=f"{title} (an edition keeps no images)")
 
 
 def available(device: str) -> str:
