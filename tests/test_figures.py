@@ -239,6 +239,15 @@ def test_slices_names_the_labels_of_its_data_and_outlines_no_other():
     assert len(many.legends[0].get_texts()) == 20
 
 
+def test_slices_of_patients_with_one_image_each_show_several_patients():
+    data = some_slices()
+    data.patient = torch.arange(12)
+    shown = panels(study.slices(data))
+    assert len(shown) == 14
+    np.testing.assert_array_equal(shown[6].images[0].get_array(), data.images[11, 0])
+    assert len(panels(study.slices(data, patient=3))) == 2
+
+
 def test_slices_refuses_a_patient_who_is_not_there():
     with pytest.raises(OptionError, match="patient 3"):
         study.slices(some_slices(), patient=3)

@@ -46,7 +46,7 @@ def slices(data: Slices, *, patient: int | None = None, count: int = 7, note: st
 
     Args:
         data: of one data set; of several channels the first is shown.
-        patient: whose slices; None: the first patient's.
+        patient: whose slices; None: the first patient's, or everybody's where that is a single one.
         count: how many at most.
         note: where the slices come from.
 
@@ -56,6 +56,8 @@ def slices(data: Slices, *, patient: int | None = None, count: int = 7, note: st
     own = np.flatnonzero(data.patient.numpy() == (data.patient[0].item() if patient is None else patient))
     if not len(own):
         raise OptionError(f"patient {patient}: expected one of {data.patient.unique().tolist()}")
+    if patient is None and len(own) == 1:
+        own = np.arange(len(data.images))
     chosen = own[np.unique(np.linspace(0, len(own) - 1, min(count, len(own))).round().astype(int))]
     figure, axes = plt.subplots(2, len(chosen), figsize=(1.7 * len(chosen), 3.9), squeeze=False)
     outlined = {value: LABEL_COLOURS[(value - 1) % len(LABEL_COLOURS)] for value in data.labels if value}
