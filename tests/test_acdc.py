@@ -242,7 +242,7 @@ def test_layouts_that_people_have(acdc, tmp_path_factory, below, recwarn):
     shutil.copytree(acdc / "patient001", root / "__MACOSX/training/patient001")
     for k, folder in enumerate(sorted((root / below).iterdir())):
         (folder / "Info.cfg").rename(folder / ("info.cfg", "INFO.CFG")[k])
-        text = (folder / "info.cfg" if k == 0 else folder / "INFO.CFG").read_text().replace("\n", "\r\n")
+        text = (folder / "info.cfg" if k == 0 else folder / "INFO.CFG").read_text().lower().replace("\n", "\r\n")
         (folder / ("info.cfg", "INFO.CFG")[k]).write_bytes(text.encode(("utf-8-sig", "utf-16")[k]))
         folder.rename(folder.with_name(folder.name.title()))
     assert same(digests(root), expected)

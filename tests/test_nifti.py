@@ -89,13 +89,14 @@ def test_a_mask_of_another_shape_is_refused(tmp_path):
         pair(tmp_path, mask=MASK[1:])
 
 
-def patched(path: Path, pixdim: tuple[float, ...] | None = None, coded: bool = True) -> Path:
+def patched(path: Path, pixdim: tuple | None = None, coded: bool = True, sform: bytes = b"") -> Path:
     """A file with other bytes in its header, which nibabel would mend before it writes."""
     raw = bytearray(gzip.decompress(path.read_bytes()))
     if pixdim:
         raw[80:92] = np.array(pixdim, "<f4").tobytes()
     if not coded:
         raw[252:256] = bytes(4)
+    raw[280 : 280 + len(sform)] = sform
     path.write_bytes(gzip.compress(raw))
     return path
 
@@ -121,6 +122,14 @@ def test_pixdim_alone_will_do_and_none_is_refused(tmp_path):
         read_pair([patched(image, (0, 0, 0))], mask)
     (told,) = read_pair([patched(image, (1.5, 1.25, 8))], patched(mask, (1, 1, 1))).told
     assert "contradict" in told
+
+
+@pytest.mark.parametrize("sform", [bytes(48), np.full(12, np.nan, "<f4").tobytes()])
+def test_an_sform_that_is_none_is_left_aside_and_told(tmp_path, sform):
+    image = patched(saved(tmp_path / "a.nii.gz", IMAGE), sform=sform)
+    found = read_pair([image], saved(tmp_path / "b.nii.gz", MASK))
+    is_plain(found)
+    assert ["its sform is unusable, [" in each for each in found.told] == [True]
 
 
 def test_the_sform_wins_over_the_qform_and_that_is_told(tmp_path):

@@ -141,7 +141,8 @@ def _frames(folder: Path) -> tuple[list[int], tuple[str, ...]]:
     """Numbers of the annotated frames, ED before ES, and what is odd about them."""
     path = _info(folder)
     with reading(path, "`Key: value` lines"):
-        info = dict(re.findall(r"^\s*(\w+)\s*:\s*(\S+)", read_text(path), re.MULTILINE))
+        lines = re.findall(r"^\s*(\w+)\s*:\s*(\S+)", read_text(path), re.MULTILINE)
+    info = {key.upper(): value for key, value in lines}
     frames = {phase: info.get(phase, "missing") for phase in PHASES}
     if wrong := [f"{phase}: {frame}" for phase, frame in frames.items() if not re.fullmatch("[0-9]{1,4}", frame)]:
         raise DataError(f"{path}: expected the frame numbers `ED: n` and `ES: n`, found {', '.join(wrong)}")

@@ -135,14 +135,19 @@ def _affine(
     if pixdim.all():  # from which a qform takes its sizes
         forms["qform"] = header.get_qform(coded=True)[0]
     stated = {name: affine for name, affine in forms.items() if affine is not None and _usable(affine)}
+    told = [
+        f"its {name} is unusable, {_rows(affine)}, and left aside"
+        for name, affine in forms.items()
+        if affine is not None and name not in stated
+    ]
     if not stated:
         if not (np.isfinite(pixdim).all() and pixdim.all()):
             raise DataError(
                 f"expected the size of a voxel, found {_mm(pixdim)} in pixdim and no affine; write it there"
             )
-        return np.diag([*pixdim, 1.0]), pixdim, False, ()
+        return np.diag([*pixdim, 1.0]), pixdim, False, tuple(told)
     name, affine = next(iter(stated.items()))
-    sizes, told = voxel_sizes(affine), []
+    sizes = voxel_sizes(affine)
     if not np.allclose(sizes, pixdim, rtol=1e-3):
         told.append(f"voxels of {_mm(sizes)} by the {name}, {_mm(pixdim)} by pixdim; the {name} is taken")
         pixdim = sizes

@@ -94,7 +94,7 @@ def read_nnunet(
         ...         for place, picture in (("imagesTr", f"{case}_0000"), ("labelsTr", case)):
         ...             path = Path(folder) / place / f"{picture}.png"
         ...             path.parent.mkdir(exist_ok=True)
-        ...             Image.fromarray(np.eye(16, dtype=np.uint8) + (case == "b")).save(path)
+        ...             Image.fromarray(np.eye(16, k=case == "b", dtype=np.uint8) + (case == "b")).save(path)
         ...     about = {"name": "Toy", "channel_names": {"0": "drawn"}, "file_ending": ".png"}
         ...     about |= {"labels": {"background": 0, "line": 1, "edge": 2}}
         ...     _ = (Path(folder) / "dataset.json").write_text(json.dumps(about))

@@ -76,7 +76,9 @@ def recognise(root: str | Path) -> str:
             pass  # laid out so, if badly: its reader says what is wrong
         return name
     known = ", ".join(f"{each.sign} ({each.title})" for each in LAYOUTS.values())
-    inside = sorted(path.name for path in root.iterdir()) if root.is_dir() else ["no such folder"]
+    inside = ["a file" if root.is_file() else "no such folder"]
+    if root.is_dir():
+        inside = sorted(path.name for path in root.iterdir())
     found = ", ".join([*inside[:3], *(["..."] if inside[3:] else [])]) or "nothing"
     raise LayoutError(f"{root}: expected a folder that holds one of {known}, found {found}")
 

@@ -65,8 +65,10 @@ class Listing:
         >>> import numpy as np
         >>> from prr.data.volumes import Listing, Volume, read
         >>> def eye(patient):
-        ...     return Volume(patient, np.eye(8)[None] * patient, np.eye(8)[None], (1.5, 1.5), False, f"{patient}.toy")
-        >>> listing = Listing("Toy", Path("toy"), [(n, lambda n=n: eye(n)) for n in (1, 2)])
+        ...     line = np.eye(8, k=patient)[None]
+        ...     return Volume(patient, line, line, (1.5, 1.5), False, f"{patient}.toy")
+        >>> volumes = [(n, lambda n=n: eye(n)) for n in (1, 2)]
+        >>> listing = Listing("Toy", Path("toy"), volumes, labels={0: "background", 1: "line"})
         >>> read(listing, size=8, spacing_mm=1.5, split=(2,), normalise="unit", progress=False)
         Slices(Toy: 2 slices of 2 patients, 8 x 8 at 1.5 mm)
     """
