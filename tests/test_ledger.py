@@ -563,7 +563,7 @@ def test_more_seeds_are_not_more_layers():
     def share(seeds):
         table = pairs("unet", True).query("seed < @seeds").assign(apart=1, null=1.0)
         table["rmse"] = np.where(table["layer"] < 7, 0.5, 2.0)
-        return claims.similar_kernels(table, table)[0][1:4]
+        return claims.similar_kernels(table, table, NAMES)[0][1:4]
 
     assert share(3) == pytest.approx(share(1))
 
