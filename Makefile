@@ -47,6 +47,8 @@ test: .venv/.tests lint ## everything: lint, unit tests, every chapter under nbv
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env $(TESTED)/nbval
 	$(TEST_ENV) $(BIN)/python -m prr book --profile smoke --out $(TESTED)/book
 	$(TEST_ENV) $(BIN)/python -m prr edition stand-in --profile smoke --device cpu --folder "$(CURDIR)/$(TESTED)/editions"
+	$(TEST_ENV) $(BIN)/python -m prr data shapes $(TESTED)/shapes --cases 12 --classes 2
+	$(TEST_ENV) PRR_TARGET="$(CURDIR)/$(TESTED)/shapes" $(BIN)/python -m prr book --profile smoke --out $(TESTED)/own
 	for each in "$(CURDIR)/$(TESTED)"/editions/* "$(CURDIR)"/data/editions/*/; do \
 		if [ -f "$$each/edition.json" ]; then \
 			$(TEST_ENV) PRR_STORE="$(CURDIR)/$(TESTED)/none" $(BIN)/python -m prr book --edition "$$each" --out $(TESTED)/edition; \

@@ -123,7 +123,7 @@ def test_another_set_that_does_not_fit_the_target_is_refused(monkeypatch, tmp_pa
 def test_a_map_of_outlines_is_refused(monkeypatch, phantoms):
     monkeypatch.setenv("PRR_T1", str(phantoms / "t1"))
     monkeypatch.setenv("PRR_T1_LABELS", "MYO=1")
-    with pytest.raises(DataError, match="expected no map of labels, found 'MYO=1'"):
+    with pytest.raises(OptionError, match="labels='MYO=1': expected none for T1, which holds outlines of one label"):
         run().slices("t1")
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from prr.data import LAYOUTS, DataSet, Slices, recognise
 from prr.data.volumes import Listing, Volume, read
-from prr.errors import DataError
+from prr.errors import LayoutError
 from prr.study.backbones import ARCHITECTURES, Architecture
 from prr.study.models import he_initialised
 
@@ -66,7 +66,7 @@ def toy_volume(path: Path) -> Volume:
 def find_toy(root: Path) -> Listing:
     """What lies below a folder in the toy's layout."""
     if not (files := sorted(root.glob("*.npy"))):
-        raise DataError(f"{root}: expected NUMBER.npy, found none")
+        raise LayoutError(f"{root}: expected NUMBER.npy, found none")
     volumes = [(int(path.stem), functools.partial(toy_volume, path)) for path in files]
     return Listing("Toy", root, volumes, labels={0: "background", 1: "Myo"})
 

@@ -39,6 +39,16 @@ class DataSet(NamedTuple):
     write: Callable[[Path, int, int], None] | None = None
     sign: str = ""
 
+    def mapped(self, labels: str | Mapping[str, int] | None) -> dict[str, str | Mapping[str, int]]:
+        """A map of labels as `read` and `find` take it; nothing where there is none.
+
+        Raises:
+            OptionError: a map for a layout that takes none.
+        """
+        if labels is not None and "labels" not in signature(self.read).parameters:
+            raise OptionError(f"labels={labels!r}: expected none for {self.title}, which holds outlines of one label")
+        return {} if labels is None else {"labels": labels}
+
 
 # The paper's.
 DATA_SETS: dict[str, DataSet] = {
@@ -112,9 +122,7 @@ def check(root: str | Path, name: str | None = None, labels: str | Mapping[str, 
     if name not in LAYOUTS:
         raise OptionError(f"data set: expected one of {', '.join(LAYOUTS)}, found {name!r}")
     layout = LAYOUTS[name]
-    if labels is not None and "labels" not in signature(layout.read).parameters:
-        raise OptionError(f"labels={labels!r}: expected none for {layout.title}, which holds outlines of one label")
-    listing = layout.find(Path(root), **({} if labels is None else {"labels": labels}))
+    listing = layout.find(Path(root), **layout.mapped(labels))
     report = Report(listing.name, listing.root, listing.labels)
     try:
         report.data = read_listing(

@@ -20,7 +20,6 @@ from prr.study.profiles import Profile
 from prr.study.store import Key, Store, digest, fingerprint
 
 TEXTURES = "textures"  # a data set that is made, for the start "pretext"
-OUTLINED = ("t1", "rvsc")  # layouts that hold the outlines of one label, which no map renames
 PHANTOM_SEED = 0
 # Places of the study by their names in the paper, and how they are called where other data sets stand there.
 PLACES = {"acdc": "target", "t1": "other1", "rvsc": "other2"}
@@ -242,10 +241,8 @@ def decoded(store: Store, name: str, scale: Key, files: Key, folder: Path | None
 
     def make() -> tuple[dict, dict]:
         asked = scale | {each: files[each] for each in ("spacing_mm",) if each in files}
-        mapped = {"labels": files["map"]} if files["map"] else {}
-        if mapped and files["layout"] in OUTLINED:
-            raise DataError(f"{folder}: expected no map of labels, found {files['map']!r}, for it has outlines of one")
-        slices = LAYOUTS[files["layout"]].read(folder, **asked, **mapped)
+        layout = LAYOUTS[files["layout"]]
+        slices = layout.read(folder, **asked, **layout.mapped(files["map"]))
         if labels and labels != slices.labels:
             slices = slices.relabelled(labels)
         if labels and slices.images.shape[1] != channels:
