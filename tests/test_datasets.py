@@ -85,6 +85,7 @@ def boxes(root, labels: dict[str, int], channels: int = 1) -> str:
     return str(root)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # boxes are no heart, and that is told
 def test_labels_of_another_set_are_numbered_as_the_targets_are(monkeypatch, tmp_path, phantoms):
     monkeypatch.setenv("PRR_OTHER1", boxes(tmp_path / "Dataset009_Boxes", {"LV": 1, "Myo": 2, "RV": 3}))
     both = run(data_root=phantoms.parent / "data")
@@ -110,6 +111,7 @@ def test_a_map_names_the_values_of_the_target(monkeypatch, tmp_path, phantoms):
     assert torch.equal(turned, torch.tensor([0, 3, 2, 1], dtype=torch.uint8)[plain.long()])
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(("labels", "channels", "message"), [
     ({"liver": 1}, 1, "expected some of the labels RV cavity, myocardium, LV cavity, found liver; map them"),
     ({"LV": 1}, 2, "expected 1 channels, as the target has, found 2; leave other1 empty"),
