@@ -134,7 +134,7 @@ def test_a_page_says_what_stands_where_the_text_names_the_papers_sets(run, tmp_p
     assert chapters.notice(run(TARGET=str(root / "acdc"))) == ""  # of the paper's own layout and name
     alone = chapters.notice(run(TARGET="Shapes"))
     assert "**Shapes**, a real stand-in of 6 patients, stands where it says ACDC." in alone
-    assert "Nothing stands where it says T1 or RVSC. The classes are square, disc." in alone
+    assert "Nothing stands where it says T1 or RVSC. Classes: square, disc." in alone
     beside = chapters.notice(run(TARGET="Shapes", OTHER1="Blobs", OTHER2="Tiles"))
     assert "**Tiles**, a real stand-in of 6 patients, stands where it says RVSC." in beside
     assert "Nothing stands" not in beside

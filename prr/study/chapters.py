@@ -136,7 +136,7 @@ def notice(run: Run) -> str:
         told.append(f"Nothing stands where it says {' or '.join(empty)}.")
     if not told:
         return ""
-    told.append(f"The classes are {', '.join(name for value, name in run.labels.items() if value)}.")
+    told.append(f"Classes: {', '.join(name for value, name in run.labels.items() if value)}.")
     return f":::{{important}}\nThe text names the paper's data sets; this build has others. {' '.join(told)}\n:::"
 
 
