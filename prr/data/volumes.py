@@ -83,6 +83,11 @@ class Listing:
     told: list[str] = field(default_factory=list)
     expected: str = "a cine volume"
 
+    @property
+    def names(self) -> dict[int, str]:
+        """Of the labels that masks may hold."""
+        return {label: name for label, name in self.labels.items() if self.holds is None or label in self.holds}
+
 
 @dataclass
 class Report:
@@ -150,6 +155,14 @@ class Notes:
         for first, *more in self.kinds.values():
             yield f"{first} (and so in {len(more)} more)" if more else first
 
+    def tell(self, report: Report | None) -> None:
+        """A warning for each kind; with a report they stand there instead."""
+        for line in self:
+            if report is None:
+                warnings.warn(line, stacklevel=4)  # of the reader's caller
+            else:
+                report.told.append(line)
+
 
 def read(
     listing: Listing,
@@ -173,10 +186,7 @@ def read(
         DataError: a file can't be read, or nothing is annotated.
         OptionError: a size, spacing, normalisation or split that no reader can deliver, before anything is read.
     """
-    if normalise not in NORMALISATIONS:
-        raise OptionError(f"normalise: expected one of {', '.join(NORMALISATIONS)}, found {normalise!r}")
-    if not (isinstance(size, int) and size > 0 and spacing_mm > 0):
-        raise OptionError(f"expected size (pixels) and spacing_mm (mm) above 0, found {size!r} and {spacing_mm!r}")
+    check_options(size, spacing_mm, normalise)
     held_out = choose(split, [patient for patient, _ in listing.volumes], seed, listing.held_out)
     placed, samples, notes, left_out, seen = [], [], Notes(), 0, {}
     every = max(1, -(-len(listing.volumes) // SAMPLED))
@@ -204,14 +214,9 @@ def read(
     patient = torch.repeat_interleave(torch.tensor(patients), torch.tensor([len(each) for each in images]))
     if left_out:
         notes.add(listing.root, f"left out {left_out} of {left_out + len(patient)} images, which have no contour")
-    names = {label: name for label, name in listing.labels.items() if listing.holds is None or label in listing.holds}
-    for sentence in odd(samples, names):
+    for sentence in odd(samples, listing.names):
         notes.add(listing.root, sentence)
-    for line in notes:
-        if report is None:
-            warnings.warn(line, stacklevel=3)
-        else:
-            report.told.append(line)
+    notes.tell(report)
     return Slices(
         images=torch.cat(images),
         masks=torch.cat(masks),
@@ -223,6 +228,14 @@ def read(
         labels=listing.labels,
         ignore=listing.ignore,
     )
+
+
+def check_options(size: int, spacing_mm: float, normalise: str) -> None:
+    """Refuse a size, a spacing or a normalisation that no reader can deliver."""
+    if normalise not in NORMALISATIONS:
+        raise OptionError(f"normalise: expected one of {', '.join(NORMALISATIONS)}, found {normalise!r}")
+    if not (isinstance(size, int) and size > 0 and spacing_mm > 0):
+        raise OptionError(f"expected size (pixels) and spacing_mm (mm) above 0, found {size!r} and {spacing_mm!r}")
 
 
 def _sample(volume: Volume, ignore: int | None) -> Sample:
