@@ -15,7 +15,9 @@ from PIL import Image
 from prr.data import read_nnunet, write_shapes
 from prr.errors import DataError, OptionError
 
-NAMES = {"background": 0, "LV": 1, "MYO": 2, "RV": 3}
+# several tests read one case alone, and that is told
+pytestmark = pytest.mark.filterwarnings("ignore:.*expected two patients or more:UserWarning")
+NAMES = {"background": 0, "one": 1, "two": 2, "three": 3}
 
 
 def volume(number: int, shape=(20, 24, 3), labels=(1, 2, 3)) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +54,7 @@ def read(root: Path, **options):
 def test_volumes_come_as_slices_with_the_labels_of_the_json(tmp_path):
     found = read(nnunet(tmp_path / "Dataset004_Boxes"))
     assert (found.name, found.phantom, len(found)) == ("Boxes", False, 9)
-    assert found.labels == {0: "background", 1: "LV", 2: "MYO", 3: "RV"}
+    assert found.labels == {0: "background", 1: "one", 2: "two", 3: "three"}
     _, mask = volume(1)
     own = found.masks[found.patient == 2]
     assert [int((own == label).sum()) for label in (1, 2, 3)] == [int((mask == label).sum()) for label in (1, 2, 3)]
@@ -68,8 +70,8 @@ def test_several_channels_are_normalised_each_by_itself(tmp_path):
 
 
 @pytest.mark.parametrize(("labels", "names", "counts"), [
-    ("RV=3", {0: "background", 1: "RV"}, [3, 0, 0]),
-    ("RV=3 LV=1", {0: "background", 1: "RV", 2: "LV"}, [3, 1, 0]),
+    ("three=3", {0: "background", 1: "three"}, [3, 0, 0]),
+    ("three=3 one=1", {0: "background", 1: "three", 2: "one"}, [3, 1, 0]),
     ("heart=1 heart=2 heart=3", {0: "background", 1: "heart"}, ["all", 0, 0]),
 ])  # fmt: skip
 def test_a_map_chooses_joins_and_orders_labels(tmp_path, labels, names, counts):
@@ -81,8 +83,8 @@ def test_a_map_chooses_joins_and_orders_labels(tmp_path, labels, names, counts):
 
 
 def test_an_ignored_label_is_no_class(tmp_path):
-    found = read(nnunet(tmp_path, labels={"background": 0, "LV": 1, "MYO": 2, "ignore": 3}))
-    assert (found.labels, found.ignore) == ({0: "background", 1: "LV", 2: "MYO"}, 255)
+    found = read(nnunet(tmp_path, labels={"background": 0, "one": 1, "two": 2, "ignore": 3}))
+    assert (found.labels, found.ignore) == ({0: "background", 1: "one", 2: "two"}, 255)
     assert found.masks.unique().tolist() == [0, 1, 2, 255]
 
 
@@ -149,16 +151,19 @@ def test_tiff_stacks_take_their_spacing_from_the_json_beside_them(tmp_path):
     image, mask = (values.transpose(2, 0, 1) for values in volume(0))
     for place in ("imagesTr", "labelsTr"):
         (tmp_path / place).mkdir()
-    tifffile.imwrite(tmp_path / "imagesTr/a_0000.tif", image.astype(np.float32), photometric="minisblack")
-    tifffile.imwrite(tmp_path / "labelsTr/a.tif", mask, photometric="minisblack")
-    for place in ("imagesTr", "labelsTr"):
-        (tmp_path / place / "a.json").write_text(json.dumps({"spacing": [8, 2, 2]}))
+    for case in ("pat.1", "pat.2"):
+        tifffile.imwrite(tmp_path / f"imagesTr/{case}_0000.tif", image.astype(np.float32), photometric="minisblack")
+        tifffile.imwrite(tmp_path / f"labelsTr/{case}.tif", mask, photometric="minisblack")
+        image = image + 1.0 * mask
+        for place in ("imagesTr", "labelsTr"):
+            (tmp_path / place / f"{case}.json").write_text(json.dumps({"spacing": [8, 2, 2]}))
     about = {"channel_names": {"0": "x"}, "labels": NAMES, "file_ending": ".tif"}
     (tmp_path / "dataset.json").write_text(json.dumps(about))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = read(tmp_path)
-    assert torch.equal(found.masks[:, 2:22], torch.from_numpy(mask))
+    assert torch.equal(found.masks[:3, 2:22], torch.from_numpy(mask))
+    assert torch.equal(found.masks[3:], found.masks[:3])
 
 
 @pytest.mark.parametrize("ending", [".mha", ".nrrd"])
@@ -203,8 +208,8 @@ def with_text(name: str, text: str):
     (without("labelsTr"), r"expected an image and a label for each case, found b in imagesTr and not in labelsTr"),
     (without("imagesTr"), r"expected an image and a label for each case, found b in labelsTr and not in imagesTr"),
     (rewritten(channel_names={"0": "a", "1": "b"}), r"a_0000.nii.gz: expected 2 channels, as.*found 1"),
-    (rewritten(labels={"background": 0, "LV": 1}), r"labelsTr/a.nii.gz: expected labels \[0, 1\].*found \[2, 3\]"),
-    (rewritten(labels={"background": 0, "whole": [1, 2, 3], "LV": [1]}), r"one value each.*regions are not supported"),
+    (rewritten(labels={"background": 0, "one": 1}), r"labelsTr/a.nii.gz: expected labels \[0, 1\].*found \[2, 3\]"),
+    (rewritten(labels={"background": 0, "whole": [1, 2, 3], "one": [1]}), r"one value each.*regions are not supported"),
     (rewritten(labels={"background": 0, "a": 1, "b": 1}), r"one value each"),
     (rewritten(labels={}), r"expected labels, found none; name the values yourself"),
     (rewritten(file_ending=None), r"expected a file_ending such as"),
@@ -226,7 +231,7 @@ def test_what_is_wrong_is_one_line_with_the_file(tmp_path, change, message):
 def test_a_label_file_without_a_label_is_told(tmp_path):
     root = nnunet(tmp_path)
     save(root / "labelsTr/b.nii.gz", np.zeros((20, 24, 3), np.uint8))
-    with pytest.warns(UserWarning, match=r"b_0000.nii.gz: expected some of the labels LV, MYO, RV, found none of them"):
+    with pytest.warns(UserWarning, match="b_0000.nii.gz: expected some of the labels one, two, three, found none"):
         read(root)
 
 
@@ -239,7 +244,7 @@ def test_a_folder_of_several_sets_names_them(tmp_path):
 
 def test_a_map_that_is_none_is_refused(tmp_path):
     with pytest.raises(OptionError, match="expected NAME=VALUE"):
-        read(nnunet(tmp_path), labels="RV")
+        read(nnunet(tmp_path), labels="three")
 
 
 def test_shapes_are_written_into_an_empty_folder_alone(tmp_path):
@@ -248,3 +253,206 @@ def test_shapes_are_written_into_an_empty_folder_alone(tmp_path):
         write_shapes(tmp_path)
     with pytest.raises(OptionError, match="2 to 4 classes"):
         write_shapes(tmp_path / "new", classes=5)
+
+
+def decathlon(root: Path, **about) -> Path:
+    """The volumes of `nnunet`, listed as the Decathlon lists them."""
+    training = [{"image": f"./imagesTr/{case}_0000.nii.gz", "label": f"./labelsTr/{case}.nii.gz"} for case in "abc"]
+    nnunet(root)
+    labels = {"0": "background", "1": "one", "2": "two", "3": "three"}
+    stated = {"modality": {"0": "CT"}, "labels": labels, "training": training, "test": ["./imagesTs/d.nii.gz"]}
+    (root / "dataset.json").write_text(json.dumps(stated | {"numTraining": 3, "numTest": 1} | about))
+    return root
+
+
+def hide(root):
+    for place in ("imagesTr/._a_0000.nii.gz", "labelsTr/._a.nii.gz", "labelsTr/.DS_Store"):
+        (root / place).write_bytes(b"Mac OS X")
+
+
+def shout(root):
+    for path in [*root.glob("*Tr/*")]:
+        path.rename(path.with_name(path.name.replace(".nii.gz", ".NII.GZ")))
+
+
+@pytest.mark.parametrize("change", [
+    hide,
+    shout,
+    rewritten(file_ending="nii.gz"),
+    rewritten(channel_names=["CT"]),
+    rewritten(labels={"background": "0", "one": "1", "two": 2.0, "three": [3]}),
+    lambda root: (root / "dataset.json").write_bytes((root / "dataset.json").read_text().encode("utf-16")),
+    lambda root: decathlon(root),
+    lambda root: decathlon(root, training=[
+        {"image": f".\\imagesTr\\{case}.nii.gz", "label": f".\\labelsTr\\{case}.nii.gz"} for case in "abc"
+    ]),
+    rewritten(dataset={
+        case: {"images": [f"imagesTr/{case}_0000.nii.gz"], "label": f"labelsTr/{case}.nii.gz"} for case in "abc"
+    }),
+])  # fmt: skip
+def test_what_is_plainly_meant_is_read(tmp_path, change):
+    expected, root = read(nnunet(tmp_path / "as_told")), nnunet(tmp_path / "as_found")
+    change(root)
+    found = read(root)
+    assert found.labels == expected.labels
+    assert torch.equal(found.images, expected.images)
+    assert torch.equal(found.masks, expected.masks)
+
+
+@pytest.mark.parametrize("form", ["scan_{}.1", "{}/seg"])
+def test_cases_are_told_apart_by_all_of_their_names(tmp_path, form):
+    root, training = decathlon(tmp_path), []
+    for case in "abc":
+        label = root / f"{form.format(case)}.nii.gz"
+        label.parent.mkdir(exist_ok=True)
+        (root / f"labelsTr/{case}.nii.gz").rename(label)
+        training.append({"image": f"imagesTr/{case}_0000.nii.gz", "label": str(label)})
+    rewritten(training=training)(root)
+    (root / "patients.csv").write_text("case,patient\n" + "".join(f"{form.format(case)},{case}\n" for case in "abc"))
+    assert read(root).patient.unique().tolist() == [1, 2, 3]
+
+
+def test_the_first_fold_of_a_list_validates(tmp_path):
+    root = decathlon(tmp_path)
+    training = json.loads((root / "dataset.json").read_text())["training"]
+    rewritten(training=[{**each, "fold": fold} for each, fold in zip(training, (1, 0, 2), strict=True)])(root)
+    assert read(root).validation.patient.unique().tolist() == [2]
+
+
+def test_channels_that_the_first_version_does_not_list_are_found(tmp_path):
+    root, expected = nnunet(tmp_path / "a", channels=2), read(nnunet(tmp_path / "b", channels=2))
+    training = [{"image": f"./imagesTr/{case}.nii.gz", "label": f"./labelsTr/{case}.nii.gz"} for case in "abc"]
+    rewritten(training=training)(root)
+    assert torch.equal(read(root).images, expected.images)
+
+
+@pytest.mark.parametrize(("table", "patients"), [
+    ("case;patient\na;1\nb;1\nc;2\n", [1, 2]),
+    ("Age,Patient,Case\n31,NA,a\n31,NA,b\n40,x,c\n", [1, 2]),
+    ("case,patient\na,1\na,1\nb,2\nc,3\nz,4\n\n", [1, 2, 3]),
+])  # fmt: skip
+def test_tables_of_patients_as_they_come(tmp_path, table, patients):
+    root = nnunet(tmp_path)
+    (root / "patients.csv").write_text(table)
+    assert read(root).patient.unique().tolist() == patients
+
+
+def renamed(old: str, new: str):
+    return lambda root: (root / old).rename(root / new)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (rewritten(labels=["background", "one"]), r'expected labels {"NAME": value, ...}, found \[.background'),
+    (rewritten(labels={"background": 3, "one": 1, "two": 2}), r"dataset.json: expected 0 as background, found 3"),
+    (rewritten(labels={**NAMES, "ignore": 3}), r"one value each"),
+    (rewritten(labels={str(value): f"n{value}" for value in range(300)}), r"expected 254 labels at most, found 299"),
+    (rewritten(channel_names="CT"), r'expected channel_names {"0": NAME, ...}, found .CT'),
+    (rewritten(file_ending=".nii"), r"imagesTr/CASE_0000.nii and labelsTr/CASE.nii, found none; correct file_ending"),
+    (rewritten(training=[{"image": None, "label": "a"}]), r"expected training: .*found {'image': None"),
+    (rewritten(training=[]), r"dataset.json: expected cases with labels, found none"),
+    (renamed("imagesTr/b_0000.nii.gz", "imagesTr/b_0001.nii.gz"), r"b_0001.nii.gz: expected channels.*found \[1\]"),
+    (renamed("imagesTr/b_0000.nii.gz", "imagesTr/b.nii.gz"), r"found b in labelsTr.*files are imagesTr/CASE_0000"),
+    (with_text("patients.csv", "case,patient\na,1\na,2\n"), r"patients.csv: .*one patient for each.*1 and 2 of a"),
+    (with_text("patients.csv", "case,patient\na,1\nb,\nc\n"), r"patients.csv: expected the patient of each.* b"),
+    (with_text("splits_final.json", '[{"train": ["a", "b"], "val": ["b"]}]'), r"in train or in val, found b in both"),
+    (with_text("splits_final.json", '[{"train": ["a", "b"], "val": []}]'), r"expected cases in train and in val"),
+    (with_text("splits_final.json", '[{"train": "ab", "val": "c"}]'), r"expected cases in train and in val"),
+])  # fmt: skip
+def test_what_would_give_wrong_numbers_is_refused(tmp_path, change, message):
+    root = nnunet(tmp_path / "Dataset004_Boxes")
+    change(root)
+    with pytest.raises(DataError, match=message) as told:
+        read(root)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(("change", "message", "patients"), [
+    (with_text("splits_final.json", '[{"train": ["a"], "val": ["b"]}]'), "1 cases left out, which splits.*: c", 2),
+    (with_text("splits_final.pkl", ""), "splits_final.pkl is of nnU-Net's first version, and not read", 3),
+    (rewritten(numTraining=9), "expected 9 cases, numTraining of dataset.json, found 3", 3),
+    (rewritten(labels={"none": 0, "one": 1, "two": 2, "three": 3}), "none, 0 in label files, counts as background", 3),
+    (with_text("patients.csv", "case,patient\na,1\nb,1\nc,1\n"), "expected two patients or more", 1),
+])  # fmt: skip
+def test_what_a_reader_can_not_know_is_told(tmp_path, change, message, patients):
+    root = nnunet(tmp_path)
+    change(root)
+    with pytest.warns(UserWarning, match=message):
+        found = read(root)
+    assert len(found.patient.unique()) == patients
+
+
+@pytest.mark.parametrize(("labels", "names", "ignore"), [
+    ("left lobe=1, right lobe = 2", ["left lobe", "right lobe"], None),
+    ("background=0 one=1 background=2", ["one"], None),
+    ("one=1 ignore=3", ["one"], 255),
+    ({"one": 1, "two": 255}, ["one", "two"], None),
+])  # fmt: skip
+def test_a_map_is_read_as_people_write_it(tmp_path, labels, names, ignore):
+    found = read(nnunet(tmp_path, labels={"background": 0, "whole": [1, 2, 3], "core": [2, 3]}), labels=labels)
+    assert ([*found.labels.values()][1:], found.ignore) == (names, ignore)
+
+
+def test_a_mapped_label_is_counted_even_if_the_json_ignores_it(tmp_path):
+    found = read(nnunet(tmp_path, labels={"background": 0, "one": 1, "two": 2, "Ignore": 3}), labels="three=3")
+    assert (found.labels, found.ignore) == ({0: "background", 1: "three"}, None)
+    assert (found.masks == 1).any()
+
+
+def pictures(root: Path, drawn=lambda grey: grey, labelled=lambda mask: mask, ending=".png", labels=NAMES) -> Path:
+    """Slices of the volumes as pictures."""
+    for number, case in enumerate("ab"):
+        image, mask = (values[..., 0].astype(np.uint8) for values in volume(number))
+        for name, values in ((f"imagesTr/{case}_0000", drawn(image)), (f"labelsTr/{case}", labelled(mask))):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(root / f"{name}{ending}")
+    about = {"channel_names": {"0": "grey"}, "labels": labels, "file_ending": ending}
+    (root / "dataset.json").write_text(json.dumps(about))
+    return root
+
+
+def opaque(grey):
+    return np.stack([grey, np.full_like(grey, 255)], -1)
+
+
+@pytest.mark.parametrize("options", [
+    {"labelled": lambda mask: np.stack([mask] * 3, -1)},
+    {"labelled": lambda mask: np.stack([mask] * 3 + [np.full_like(mask, 255)], -1)},
+    {"labelled": lambda mask: mask.astype(np.uint16)},
+    {"drawn": opaque},
+    {"drawn": lambda grey: np.stack([grey] * 3, -1)},
+    {"ending": ".gif"},
+])  # fmt: skip
+def test_pictures_as_programs_save_them(tmp_path, options):
+    expected, found = read(pictures(tmp_path / "a")), read(pictures(tmp_path / "b", **options))
+    assert torch.equal(found.masks, expected.masks)
+    assert torch.equal(found.images, expected.images)
+
+
+def test_a_grey_palette_is_no_list_of_labels(tmp_path):
+    root = pictures(tmp_path, labelled=lambda mask: 2 * np.minimum(mask, 1), ending=".gif")  # stores 0 and 1
+    assert read(root).masks.unique().tolist() == [0, 2]
+
+
+def test_masks_of_0_and_255_are_named_by_a_map(tmp_path):
+    root = pictures(tmp_path, labelled=lambda mask: 255 * (mask > 0).astype(np.uint8), labels={"background": 0, "x": 1})
+    with pytest.raises(DataError, match=r"a.png: expected labels \[0, 1\].*found \[255\]; name the values yourself"):
+        read(root)
+    assert read(root, labels="x=255").masks.unique().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"ending": ".jpg"}, "a.jpg: expected labels as they were drawn, found JPEG"),
+    ({"labelled": lambda mask: np.stack([mask, mask, 0 * mask], -1)}, "a.png: expected one label a pixel, found 3"),
+])  # fmt: skip
+def test_pictures_that_are_no_masks_are_refused(tmp_path, options, message):
+    with pytest.raises(DataError, match=message):
+        read(pictures(tmp_path, **options))
+
+
+def test_of_several_pictures_in_one_file_none_is_taken(tmp_path):
+    for ending in (".tif", ".gif"):
+        root = pictures(tmp_path / ending, ending=ending)
+        pages = [Image.fromarray(np.eye(20, size, k=size % 7, dtype=np.uint8)) for size in (24, 12)]
+        pages[0].save(root / f"labelsTr/b{ending}", save_all=True, append_images=pages[1:])
+        with pytest.raises(DataError, match=f"b{ending}: expected one .*found 2"):
+            read(root)

@@ -17,17 +17,19 @@ SPELLINGS = {
     "LV cavity": ("lv", "lvc", "lvcavity", "lvendo", "leftventricle", "leftventricularcavity", "lvbloodpool"),
 }
 NAME_OF = {spelling: name for name, spellings in SPELLINGS.items() for spelling in spellings}
+MOST = 65535  # value in a file
+PAIR = r"\s*([^=,;]*[^=,;\s])\s*=\s*([0-9]+)\s*(?:[\s,;]|$)"  # a value ends it: a name may have spaces
 
 
 def canonical(name: str) -> str:
-    """A label's name in the spelling of LABELS where it is one of theirs, else in lower case.
+    """A label's name in the spelling of LABELS where it is one of theirs, else in lower case with spaces.
 
     Example:
         >>> from prr.data.labels import canonical
-        >>> canonical("LV_MYO"), canonical("Anterior")
-        ('myocardium', 'anterior')
+        >>> canonical("LV_MYO"), canonical("Left_Kidney")
+        ('myocardium', 'left kidney')
     """
-    return NAME_OF.get(re.sub(r"[\W_]", "", name).casefold(), name.strip().casefold())
+    return NAME_OF.get(re.sub(r"[\W_]", "", name).casefold(), re.sub(r"[\s_-]+", " ", name).strip().casefold())
 
 
 def parse(labels: str | Mapping[str, int]) -> dict[int, str]:
@@ -35,7 +37,7 @@ def parse(labels: str | Mapping[str, int]) -> dict[int, str]:
 
     Args:
         labels: "RV=1 MYO=2 LV=3", or {"RV": 1, ...}; a name may stand for several values: "tumour=1 tumour=2". Values
-            that are not named are background.
+            that are not named are background, as is what bears its name.
 
     Returns:
         {value: name}, names as they were given.
@@ -45,25 +47,20 @@ def parse(labels: str | Mapping[str, int]) -> dict[int, str]:
 
     Example:
         >>> from prr.data.labels import parse
-        >>> parse("LV=1 MYO=2")
-        {1: 'LV', 2: 'MYO'}
+        >>> parse("LV=1 left kidney=205")
+        {1: 'LV', 205: 'left kidney'}
     """
-    if isinstance(labels, str):
-        pairs = [pair.rpartition("=")[::2] for pair in re.split(r"[\s,;]+", labels.strip())]
-    else:
-        pairs = list(labels.items())
-    found: dict[int, str] = {}
-    for name, value in pairs:
-        number = int(value) if re.fullmatch("[0-9]{1,3}", str(value)) else 0
-        if not str(name).strip() or not 0 < number < IGNORED or number in found:
-            raise OptionError(
-                f"labels={labels!r}: expected NAME=VALUE for each label, values from 1 to {IGNORED - 1}, each once, "
-                'such as "RV=1 MYO=2 LV=3"'
-            )
-        found[number] = str(name).strip()
-    if not found:
-        raise OptionError(f"labels={labels!r}: expected NAME=VALUE for each label, found none")
-    return found
+    texts = isinstance(labels, str)
+    pairs, rest = (re.findall(PAIR, labels), re.sub(PAIR, "", labels)) if texts else (labels.items(), "")
+    found = {int(value): str(name).strip() for name, value in pairs if re.fullmatch("[0-9]{1,5}", str(value))}
+    wanted = {value: name for value, name in found.items() if canonical(name) != "background"}
+    sound = len(found) == len(pairs) and all(found.values()) and not rest.strip(" ,;")
+    if not sound or not wanted or not 0 < min(wanted) <= max(wanted) <= MOST:
+        raise OptionError(
+            f"labels={labels!r}: expected NAME=VALUE for each label, values from 1 to {MOST}, each once, such as "
+            '"RV=1 MYO=2 LV=3"'
+        )
+    return wanted
 
 
 def matched(own: Mapping[int, str], wanted: Mapping[int, str], where: str) -> dict[int, int]:

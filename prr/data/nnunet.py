@@ -1,10 +1,12 @@
 """Data sets of anyone's, in the layouts that the field shares: nnU-Net's, and lists of images and labels.
 
     DatasetNNN_NAME/dataset.json       channel_names, labels {name: value}, file_ending; or, as in the Decathlon and in
-                                       MONAI, training: [{image, label}], labels {value: name}
+                                       MONAI, training: [{image, label}], labels {value: name}; nnU-Net's own list,
+                                       dataset: {CASE: {images, label}}, is taken where it is there
     imagesTr/CASE_0000.nii.gz          a file for each channel (one for all of a colour picture, or of four axes)
     labelsTr/CASE.nii.gz
-    splits_final.json                  optional: [{train: [CASE, ...], val: [...]}, ...]; the first is taken
+    splits_final.json                  optional: [{train: [CASE, ...], val: [...]}, ...]; the first is taken, as is the
+                                       first `fold` of a list
     patients.csv                       optional: case,patient, where a patient has several cases
 
 Source: Isensee et al., nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation, Nature
@@ -14,25 +16,29 @@ Communications 13, 2022, doi:10.1038/s41467-022-30695-9.
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from prr.data import pictures
-from prr.data.labels import IGNORED, parse
+from prr.data.labels import IGNORED, canonical, parse
 from prr.data.nifti import read_pair
 from prr.data.slices import Slices
-from prr.data.volumes import PHANTOM_MARK, Listing, Volume, read, reading
+from prr.data.volumes import PHANTOM_MARK, Listing, Volume, read, read_text, reading
 from prr.errors import DataError, LayoutError
 
 FILE = "dataset.json"
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
+ENDING = re.compile(r"\.(nii\.gz|[^.]+)$", re.IGNORECASE)
+NAMING = 'name the values yourself, such as labels="NAME=1 OTHER=2"'
 FITTED = 20  # volumes, at most, by which a field of view is chosen
 
 
@@ -51,6 +57,8 @@ class Numbers(NamedTuple):
     names: dict[int, str]  # with 0, background
     of: dict[int, int]  # value in a file -> number
     ignore: int | None  # IGNORED, if some pixels are not counted
+    mapped: bool  # by a user, so that all other values are background
+    told: tuple[str, ...] = ()
 
 
 def read_nnunet(
@@ -71,9 +79,9 @@ def read_nnunet(
     Args:
         root: the folder of dataset.json, or the file.
         size: pixels, square; spacing_mm: in-plane, mm; None: such that images of the median extent are seen whole.
-        split: "paper" (the data set's own: the first of splits_final.json, or a list `validation`; without one, a
-            random half of the patients, by `seed`), "all" (none is held out), or the held-out patients, numbered from 1
-            in the order of their names.
+        split: "paper" (the data set's own: the first of splits_final.json, a list `validation`, or the first `fold`;
+            without one, a random half of the patients, by `seed`), "all" (none is held out), or the held-out patients,
+            numbered from 1 in the order of their names.
         normalise: "zscore" or "unit" ([0, 1]), per volume and channel.
         labels: what the values in label files are, where dataset.json does not say it or only some are wanted: "RV=1
             MYO=2 LV=3"; values that are not named are background.
@@ -131,23 +139,26 @@ def find(root: Path, labels: str | Mapping[str, int] | None = None) -> Listing:
     path = root if root.name == FILE else root / FILE
     if not path.is_file():
         raise LayoutError(f"{root}: expected {FILE}, as nnU-Net lays out a data set, found none{_instead(root)}")
+    root = path.parent
     with reading(path, "a JSON object of channel_names, labels and file_ending"):
-        about = json.loads(path.read_text(encoding="utf-8-sig"))
+        about = json.loads(read_text(path))
         if not isinstance(about, dict):
             raise DataError(f"expected an object, found {type(about).__name__}")
-        numbers = numbers_of(about, mapped)
-        channels = len(about.get("channel_names") or about.get("modality") or ["one"])
-        cases = _listed(about, path.parent) if "training" in about else _laid_out(about, path.parent)
-        if not cases:
-            raise DataError("expected cases with labels, found none")
-    patients = _patients(path.parent, [case.name for case in cases])
-    held_out = _held_out(path.parent, cases, patients)
+        numbers, channels = numbers_of(about, mapped), _channels(about)
+        cases = _listed(about, root) if {"training", "dataset"} & set(about) else _laid_out(about, root)
+    told, stated = list(numbers.told), about.get("numTraining")
+    if stated not in (None, sum(not case.held_out for case in cases), len(cases)):
+        told.append(f"expected {stated} cases, numTraining of {FILE}, found {len(cases)}")
+    cases, left_out = _split(root, cases)
+    patients = _patients(root, [case.name for case in cases])
+    if len(set(patients.values())) == 1:
+        told.append("expected two patients or more, one to train on and one to hold out, found one")
     phantom = PHANTOM_MARK in str(about.get("description", ""))
-    name = about.get("name") or re.sub(r"^(Dataset|Task)\d+_", "", path.parent.resolve().name)
+    name = about.get("name") or re.sub(r"^(Dataset|Task)\d+_", "", root.resolve().name)
     opened = [(patients[case.name], partial(_opened, case, patients, numbers, channels, phantom)) for case in cases]
     return Listing(
-        str(name), root, opened, held_out, numbers.names, ignore=numbers.ignore,
-        expected=f"an image of {channels} channels",
+        str(name), root, opened, _held_out(root, cases, patients), numbers.names, ignore=numbers.ignore,
+        told=told + left_out, expected=f"an image of {channels} channels",
     )  # fmt: skip
 
 
@@ -157,28 +168,58 @@ def numbers_of(about: Mapping[str, Any], mapped: dict[int, str] | None) -> Numbe
     Raises:
         DataError: no labels, or labels that are no single values.
     """
-    stated = about.get("labels")
-    stated = stated if isinstance(stated, dict) else {}
-    if stated and all(re.fullmatch("[0-9]+", key) for key in stated):  # the Decathlon's {"1": "liver"}
-        stated = {name: int(value) for value, name in stated.items()}
-    ignore = stated.pop("ignore", None)
-    values = mapped
-    if mapped is None:
-        wrong = {name: value for name, value in stated.items() if type(value) is not int or not str(name).strip()}
-        if wrong or len(set(stated.values())) < len(stated):
-            raise DataError(
-                f"expected labels of one value each, found {wrong or stated} (regions are not supported); name the "
-                'values yourself, such as labels="NAME=1 OTHER=2"'
-            )
-        values = {value: str(name) for name, value in sorted(stated.items(), key=lambda pair: pair[1]) if value}
+    stated = _stated(about.get("labels") or {})
+    told = _checked(stated) if mapped is None else ()
+    pairs = stated if mapped is None else [(name, value) for value, name in mapped.items()]
+    values = {value: name for name, value in pairs if value and name.casefold() != "ignore"}
+    ignored = {value for name, value in (*pairs, *stated) if name.casefold() == "ignore" and type(value) is int}
+    ignored -= set(values)
     if not values:
-        raise DataError('expected labels, found none; name the values yourself, such as labels="NAME=1 OTHER=2"')
+        raise DataError(f"expected labels, found none; {NAMING}")
     names = dict(enumerate(["background", *dict.fromkeys(values.values())]))
+    if len(names) > IGNORED:
+        raise DataError(f"expected {IGNORED - 1} labels at most, found {len(names) - 1}; {NAMING}")
     number = {name: place for place, name in names.items()}
-    of = {value: number[name] for value, name in values.items()}
-    known = {0, *of, *(each for each in stated.values() if type(each) is int)} if mapped else {0, *of}
-    of |= {value: 0 for value in known - set(of)} | ({ignore: IGNORED} if type(ignore) is int else {})
-    return Numbers(names, of, IGNORED if type(ignore) is int else None)
+    of = {0: 0} | {value: number[name] for value, name in values.items()} | dict.fromkeys(ignored, IGNORED)
+    return Numbers(names, of, IGNORED if ignored else None, mapped is not None, told)
+
+
+def _stated(labels: object) -> list[tuple[str, Any]]:
+    """(name, value) of each label of dataset.json, by value where each has one; a region is left as it is."""
+    if not isinstance(labels, dict):
+        raise DataError(f'expected labels {{"NAME": value, ...}}, found {labels!r}')
+    pairs = [(str(name).strip(), _value(value)) for name, value in labels.items()]
+    if all(re.fullmatch("[0-9]+", key) for key in labels):  # the Decathlon's {"1": "liver"}
+        pairs = [(str(name).strip(), int(value)) for value, name in labels.items()]
+    return sorted(pairs, key=lambda pair: pair[1] if type(pair[1]) is int else 0)
+
+
+def _value(value: Any) -> Any:
+    """A label's value as a whole number, however it is written; what is none, as it is."""
+    value = value[0] if isinstance(value, list) and len(value) == 1 else value
+    written = isinstance(value, str) and re.fullmatch("[0-9]+", value)
+    return int(value) if written or (isinstance(value, float) and value.is_integer()) else value
+
+
+def _checked(stated: Sequence[tuple[str, Any]]) -> tuple[str, ...]:
+    """What is told of labels that dataset.json states; DataError where they can't be classes."""
+    wrong = {name: value for name, value in stated if type(value) is not int or not name}
+    if wrong or len({value for _, value in stated}) < len(stated):
+        raise DataError(
+            f"expected labels of one value each, found {wrong or dict(stated)} (regions are not supported); {NAMING}"
+        )
+    zero = dict(map(reversed, stated)).get(0, "background")
+    if moved := [value for name, value in stated if value and canonical(name) == "background"]:
+        raise DataError(f"expected 0 as background, found {moved[0]}; {NAMING}")
+    return () if canonical(zero) in ("background", "ignore") else (f"{zero}, 0 in label files, counts as background",)
+
+
+def _channels(about: Mapping[str, Any]) -> int:
+    """How many channels dataset.json names."""
+    names = about.get("channel_names") or about.get("modality") or ["one"]
+    if not isinstance(names, dict | list):
+        raise DataError(f'expected channel_names {{"0": NAME, ...}}, found {names!r}')
+    return len(names)
 
 
 def _instead(root: Path) -> str:
@@ -192,42 +233,100 @@ def _instead(root: Path) -> str:
 def _laid_out(about: Mapping[str, Any], root: Path) -> list[Case]:
     """Cases of imagesTr and labelsTr."""
     ending = about.get("file_ending")
-    if not isinstance(ending, str) or not ending.startswith("."):
+    if not isinstance(ending, str) or not ending.strip("."):
         raise DataError(f'expected a file_ending such as ".nii.gz", found {ending!r}')
+    ending = f".{ending.lstrip('.')}"
     images: dict[str, list[Path]] = {}
-    for path in sorted((root / "imagesTr").glob(f"*_[0-9][0-9][0-9][0-9]{ending}")):
-        images.setdefault(path.name.removesuffix(ending)[:-5], []).append(path)
-    labels = {path.name.removesuffix(ending): path for path in sorted((root / "labelsTr").glob(f"*{ending}"))}
+    for name, path in _files(root / "imagesTr", ending):
+        if re.search("_[0-9]{4}$", name):
+            images.setdefault(name[:-5], []).append(path)
+    labels, form = dict(_files(root / "labelsTr", ending)), f"imagesTr/CASE_0000{ending} and labelsTr/CASE{ending}"
+    if not images and not labels:
+        raise DataError(f"expected {form}, found none; correct file_ending, or the files' names")
     if alone := sorted(set(images) ^ set(labels)):
         place, lacks = ("imagesTr", "labelsTr") if alone[0] in images else ("labelsTr", "imagesTr")
-        raise DataError(f"expected an image and a label for each case, found {alone[0]} in {place} and not in {lacks}")
+        raise DataError(
+            f"expected an image and a label for each case, found {alone[0]} in {place} and not in {lacks}; files are "
+            f"{form}"
+        )
+    for paths in images.values():
+        numbers = [int(path.name[: -len(ending)][-4:]) for path in paths]
+        if numbers != list(range(len(paths))):
+            raise DataError(f"{paths[0]}: expected channels numbered from 0000 without gaps, found {numbers}")
     return [Case(name, images[name], label) for name, label in labels.items()]
 
 
+def _files(folder: Path, ending: str) -> list[tuple[str, Path]]:
+    """(name without ending, path) of each file, whose ending may be in another case; none of those that are hidden."""
+    paths = (path for path in sorted(folder.glob("[!.]*")) if path.name.lower().endswith(ending.lower()))
+    return [(path.name[: -len(ending)], path) for path in paths]
+
+
 def _listed(about: Mapping[str, Any], root: Path) -> list[Case]:
-    """Cases of the lists `training` and `validation`."""
-    cases = []
-    for part in ("training", "validation"):
-        for entry in about.get(part) or []:
-            if not isinstance(entry, dict) or not isinstance(entry.get("label"), str) or "image" not in entry:
-                if part == "validation" and "training" in about:
-                    continue  # images without labels, which nothing here can use
-                raise DataError(f'expected {part}: [{{"image": ..., "label": ...}}, ...], found {entry!r}')
-            files = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
-            label = root / entry["label"]
-            images = [_there(root / each) for each in files]
-            cases.append(Case(label.name.split(".")[0], images, label, part == "validation"))
+    """Cases of the lists; of each the path of its label is the name where their files' names are the same."""
+    cases = [_case(root, entry, held_out) for entry, held_out in _entries(about)]
+    if len({case.name for case in cases}) < len(cases):
+        cases = [case._replace(name=ENDING.sub("", os.path.relpath(case.label, root))) for case in cases]
     names = [case.name for case in cases]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"expected each case once, found {twice[0]} twice")
+    if not cases:
+        raise DataError("expected cases with labels, found none in its lists")
     return cases
 
 
-def _there(path: Path) -> Path:
-    """A listed image; nnU-Net's first version lists it without the number of its channel."""
-    stem, dot, ending = path.name.partition(".")
-    numbered = path.with_name(f"{stem}_0000{dot}{ending}")
-    return numbered if numbered.is_file() and not path.is_file() else path
+def _entries(about: Mapping[str, Any]) -> list[tuple[Any, bool]]:
+    """What is listed, and whether it is held out: nnU-Net's `dataset`, or else `training` and `validation`."""
+    if isinstance(own := about.get("dataset"), dict):
+        return [({**each, "name": name, "image": each.get("images")}, False) for name, each in own.items()]
+    training, validation = (about.get(part) or [] for part in ("training", "validation"))
+    folds = {each["fold"] for each in training if isinstance(each, dict) and "fold" in each}
+    first = min(folds, key=str) if len(folds) > 1 else object()
+    listed = [(each, isinstance(each, dict) and each.get("fold") == first) for each in training]
+    # images without labels are nothing that can be used here
+    return listed + [(each, True) for each in validation if not isinstance(each, dict) or "label" in each]
+
+
+def _case(root: Path, entry: Any, held_out: bool) -> Case:
+    """One case of a list, whose paths may be written in another system's way."""
+    files = entry.get("image") if isinstance(entry, dict) else None
+    files = files if isinstance(files, list) else [files]
+    if not all(isinstance(each, str) for each in (*files, isinstance(entry, dict) and entry.get("label"))):
+        raise DataError(f'expected training: [{{"image": ..., "label": ...}}, ...], found {entry!r}')
+    *images, label = (root / each.replace("\\", "/") for each in (*files, entry["label"]))
+    images = [path for image in images for path in _there(image)]
+    return Case(entry.get("name") or ENDING.sub("", label.name), images, label, held_out)
+
+
+def _there(path: Path) -> list[Path]:
+    """A listed image; nnU-Net's first version lists it without the numbers of its channels."""
+    ending = path.name.removeprefix(ENDING.sub("", path.name))
+    stem, found = path.name.removesuffix(ending), []
+    while not path.is_file() and (channel := path.with_name(f"{stem}_{len(found):04d}{ending}")).is_file():
+        found.append(channel)
+    return found or [path]
+
+
+def _split(root: Path, cases: Sequence[Case]) -> tuple[list[Case], list[str]]:
+    """The cases with what splits_final.json says of each, and what is told of those that it leaves out."""
+    path = root / "splits_final.json"
+    if not path.is_file():
+        old = path.with_suffix(".pkl")
+        told = f"{old.name} is of nnU-Net's first version, and not read; write {path.name} to keep its split"
+        return list(cases), [told] if old.is_file() else []
+    with reading(path, "a list of {train: [CASE, ...], val: [...]}"):
+        splits = json.loads(read_text(path))
+        first = splits if isinstance(splits, dict) else splits[0]
+        train, val = first["train"], first["val"]
+        if not (isinstance(train, list) and isinstance(val, list) and train and val):
+            raise DataError(f"expected cases in train and in val, found {train!r:.80} and {val!r:.80}")
+        if both := sorted(set(train) & set(val)):
+            raise DataError(f"expected each case in train or in val, found {both[0]} in both")
+        if strange := sorted({*train, *val} - {case.name for case in cases}):
+            raise DataError(f"expected cases of the data set, found {strange[0]}")
+    kept = [case._replace(held_out=case.name in val) for case in cases if case.name in {*train, *val}]
+    out = [case.name for case in cases if case.name not in {*train, *val}]
+    return kept, [f"{len(out)} cases left out, which {path.name} names nowhere: {', '.join(out[:4])}"] if out else []
 
 
 def _patients(root: Path, cases: Sequence[str]) -> dict[str, int]:
@@ -235,31 +334,36 @@ def _patients(root: Path, cases: Sequence[str]) -> dict[str, int]:
     path, of = root / "patients.csv", {case: case for case in cases}
     if path.is_file():
         with reading(path, "a table of case and patient"):
-            table = pd.read_csv(path, dtype=str, encoding="utf-8-sig").rename(columns=str.strip)
-            if not {"case", "patient"} <= set(table):
-                raise DataError(f"expected columns case and patient, found {', '.join(table)}")
-            of = dict(zip(table["case"].str.strip(), table["patient"].str.strip(), strict=True))
-            if missing := [case for case in cases if case not in of]:
+            of = _named(read_text(path))
+            if missing := [case for case in cases if not of.get(case)]:
                 raise DataError(f"expected the patient of each case, found none of {missing[0]}")
     numbers = {name: number for number, name in enumerate(sorted({of[case] for case in cases}), start=1)}
     return {case: numbers[of[case]] for case in cases}
 
 
+def _named(text: str) -> dict[str, str]:
+    """{case: patient} of a table, whichever sign parts its columns."""
+    sign = next((each for each in ",;\t" if each in text.partition("\n")[0]), ",")
+    header, *rows = csv.reader(StringIO(text), delimiter=sign)
+    columns = [name.strip().lower() for name in header]
+    if not {"case", "patient"} <= set(columns):
+        raise DataError(f"expected columns case and patient, found {', '.join(columns)}")
+    of: dict[str, str] = {}
+    for row in rows:
+        case, patient = ("".join(row[at : at + 1]).strip() for at in map(columns.index, ("case", "patient")))
+        if of.setdefault(case, patient) != patient:
+            raise DataError(f"expected one patient for each case, found {of[case]} and {patient} of {case}")
+    return of
+
+
 def _held_out(root: Path, cases: Sequence[Case], patients: Mapping[str, int]) -> tuple[int, ...] | None:
     """Patients of the data set's own validation part; None where it has none."""
-    path, parts = root / "splits_final.json", {case.name: case.held_out for case in cases}
-    if path.is_file():
-        with reading(path, "a list of {train: [CASE, ...], val: [...]}"):
-            first = json.loads(path.read_text(encoding="utf-8-sig"))[0]
-            parts = dict.fromkeys(first["train"], False) | dict.fromkeys(first["val"], True)
-            if strange := sorted(set(parts) - set(patients)):
-                raise DataError(f"expected cases of the data set, found {strange[0]}")
-    elif not any(parts.values()):
+    if not any(case.held_out for case in cases):
         return None
-    held_out = {patients[case] for case, validates in parts.items() if validates}
-    both = held_out & {patients[case] for case in patients if not parts.get(case, False)}
-    if both:
+    held_out = {patients[case.name] for case in cases if case.held_out}
+    if both := held_out & {patients[case.name] for case in cases if not case.held_out}:
         shared = sorted(case for case, patient in patients.items() if patient in both)
+        path = root / "splits_final.json"
         raise DataError(
             f"{path if path.is_file() else root / FILE}: expected each patient trained on or held out, found one in "
             f"both, with the cases {', '.join(shared[:4])}; move them to one side"
@@ -274,18 +378,23 @@ def _opened(case: Case, patients: Mapping[str, int], numbers: Numbers, channels:
             raise DataError(f"{path}: expected an image and a label for the case {case.name}, found no such file")
     is_nifti = case.label.name.lower().endswith(NIFTI)
     pair = read_pair(case.images, case.label) if is_nifti else pictures.read_pair(case.images, case.label)
-    there = 1 if pair.image.ndim == 3 else pair.image.shape[1]
-    if there != channels:
-        raise DataError(f"{case.images[0]}: expected {channels} channels, as {FILE} names them, found {there}")
+    image = pair.image if pair.image.ndim == 4 else pair.image[:, None]
+    if channels == 1 and (image == image[:, :1]).all():
+        image = image[:, :1]  # grey, saved as colour
+    if image.shape[1] != channels:
+        expected = f"{channels} channels, as {FILE} names them"
+        raise DataError(f"{case.images[0]}: expected {expected}, found {image.shape[1]}; mend the names or the image")
     values = np.unique(pair.mask)
-    if strange := [value for value in values.tolist() if value not in numbers.of]:
-        raise DataError(f"{case.label}: expected labels {sorted(numbers.of)} as in {FILE}, found {strange[:10]}")
+    strange = [value for value in values.tolist() if value not in numbers.of]
+    if strange and not numbers.mapped:
+        expected = f"labels {str(sorted(numbers.of))[:80]} as in {FILE}"
+        raise DataError(f"{case.label}: expected {expected}, found {strange[:10]}; {NAMING}")
     mask = np.zeros(pair.mask.shape, np.uint8)
     for value in values:
-        mask[pair.mask == value] = numbers.of[value]
+        mask[pair.mask == value] = numbers.of.get(value, 0)
     told = list(pair.told)
     if not np.isin(mask, list(numbers.names)[1:]).any():
         told.append(f"expected some of the labels {', '.join(list(numbers.names.values())[1:])}, found none of them")
     return Volume(
-        patients[case.name], pair.image, mask, pair.spacing, phantom or pair.phantom, case.images[0], told=tuple(told)
+        patients[case.name], image, mask, pair.spacing, phantom or pair.phantom, case.images[0], told=tuple(told)
     )

@@ -21,18 +21,26 @@ TIFF = (".tif", ".tiff")
 def read_pair(image_paths: Sequence[Path], mask_path: Path) -> Pair:
     """An image, of one file for each channel or one for all, and its mask; without a spacing a pixel counts as 1 mm.
 
+    A mask whose colours are all alike is grey. An alpha channel that is the same everywhere says nothing, and is left
+    aside.
+
     Raises:
-        DataError: a file can't be read, images and mask of different shapes, colour where labels are expected, or a
-            format that needs SimpleITK where that is not installed.
+        DataError: a file can't be read, images and mask of different shapes or spacings, colour where labels are
+            expected, labels that were compressed with loss, or a format that needs SimpleITK where that is not
+            installed.
     """
     images, spacings = zip(*(_read(path) for path in image_paths), strict=True)
-    mask, _ = _read(mask_path, is_mask=True)
+    mask, spacing = _read(mask_path, is_mask=True)
+    mask = mask[:, :1] if (mask == mask[:, :1]).all() else mask
     shape = (*mask.shape[:1], *mask.shape[2:])
     for path, image in zip(image_paths, images, strict=True):
         if (*image.shape[:1], *image.shape[2:]) != shape:
             found = f"{shape[0]} slices of {shape[1]} x {shape[2]}"
             expected = f"{image.shape[0]} slices of {image.shape[2]} x {image.shape[3]}"
             raise DataError(f"{mask_path}: expected {expected}, as {path.name} has, found {found}")
+    stated = {each for each in (*spacings, spacing) if each}
+    if stated and not np.allclose(min(stated), max(stated), rtol=1e-3):
+        raise DataError(f"{mask_path}: expected the spacing of {image_paths[0].name}, found {sorted(stated)} mm")
     if mask.shape[1] != 1:
         raise DataError(f"{mask_path}: expected one label a pixel, found {mask.shape[1]} channels; save it as grey")
     image = np.concatenate(images, axis=1)
@@ -57,18 +65,29 @@ def _read(path: Path, is_mask: bool = False) -> tuple[np.ndarray, tuple[float, f
 
 
 def _picture(path: Path, is_mask: bool) -> np.ndarray:
-    """(1, c, h, w) of a picture: indices of a palette where labels are expected, else its colours."""
+    """(1, c, h, w) of a picture: indices of a coloured palette where labels are expected, else what it shows."""
     with Image.open(path) as picture:
-        picture = picture.convert("RGB") if picture.mode == "P" and not is_mask else picture
+        if is_mask and picture.format == "JPEG":
+            raise DataError("expected labels as they were drawn, found JPEG, which changes them; save them as PNG")
+        if getattr(picture, "n_frames", 1) > 1:
+            raise DataError(f"expected one picture, found {picture.n_frames} in one file")
+        if picture.mode == "P":
+            colours = np.reshape(picture.getpalette("RGB"), (-1, 3))
+            grey = (colours == colours[:, :1]).all()
+            picture = picture.convert("L") if grey else picture if is_mask else picture.convert("RGB")
         values = np.asarray(picture)
+    if values.ndim == 3 and values.shape[2] in (2, 4) and np.ptp(values[..., -1]) == 0:
+        values = values[..., 0] if values.shape[2] == 2 else values[..., :-1]
     return values[None, None] if values.ndim == 2 else np.moveaxis(values, -1, 0)[None]
 
 
 def _tiff(path: Path) -> tuple[np.ndarray, tuple[float, float] | None]:
     """(s, 1, h, w), or (1, 3, h, w) where it is coloured; spacing from CASE.json beside it, as nnU-Net writes it."""
     with tifffile.TiffFile(path) as file:
+        if len(file.series) > 1:
+            raise DataError(f"expected one image, found {len(file.series)} of different shapes in one file")
         values, axes = file.series[0].asarray(), file.series[0].axes  # S: samples, the colours of a pixel
-    about = path.with_name(f"{path.name.partition('.')[0].removesuffix('_0000')}.json")
+    about = path.with_name(f"{path.stem.removesuffix('_0000')}.json")
     spacing = check_spacing(json.loads(about.read_text())["spacing"][-2:]) if about.is_file() else None
     if values.ndim not in (2, 3):
         raise DataError(f"expected a picture, or slices of one channel, found axes {axes} of {values.shape}")
