@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +16,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from prr.data import DATA_SETS, LAYOUTS, Slices, describe, recognise, textures, write_phantom
-from prr.errors import DataError, MissingError, OptionError
+from prr.data.labels import canonical
+from prr.errors import DataError, LayoutError, MissingError, OptionError
 from prr.study.jobs import Executor, Need
 from prr.study.profiles import Profile
 from prr.study.store import Key, Store, digest, fingerprint
@@ -149,30 +152,48 @@ def given(data_root: str | Path | None) -> Given:
     """What a user has put into the places of the study: below `data_root`, or named by variables.
 
     Raises:
-        DataError: a root without any data set, a variable that names nothing, or two variables for one place.
+        DataError: a root without any data set, a variable that names nothing, two names for one place, or one data set
+            in two places.
     """
     root = None if data_root is None else Path(data_root).expanduser().absolute()
     found = {place: source for place in PLACES if (source := in_place(place, root))}
     if root and not any(source.folder.is_relative_to(root) for source in found.values()):
         raise DataError(f"data_root={data_root}: expected a folder that holds acdc/, t1/ or rvsc/, found none of them")
+    for place, source in found.items():
+        twin = next(other for other in found if _same(found[other], source))
+        if twin != place:
+            both = f"{PLACES[twin]} and {PLACES[place]}"
+            raise DataError(f"{both}: expected two data sets, found {source.folder} in both; name another")
     return found
+
+
+def _same(one: Source, other: Source) -> bool:
+    """Whether two places would hold the same slices."""
+    return one.folder.resolve() == other.folder.resolve() and one.labels == other.labels
 
 
 def in_place(place: str, root: Path | None = None) -> Source | None:
     """What a user has put into one place, see `given`."""
     names = (place, PLACES[place])
-    folder = next((root / name for name in names if (root / name).is_dir()), None) if root else None
-    if (folder := folder or _variable(*names)) is None:
+    below = [root / name for name in names if (root / name).is_dir()] if root else []
+    if below[1:]:
+        raise DataError(f"{below[0]}: expected one data set for this place, found {below[1]} too; remove one")
+    named, labels = next(iter(below), None) or _variable(*names), _variable(*names, "_LABELS")
+    if named is None:
+        if labels:
+            raise DataError(f"PRR_{names[1].upper()}_LABELS={labels}: expected a data set in its place, found none")
         return None
-    folder = Path(folder).expanduser().absolute()
-    return Source(folder, layout_of(place, folder), _variable(*names, "_LABELS"))
+    folder = Path(named).expanduser().absolute()
+    layout = layout_of(place, folder)
+    # changes are noticed in a folder's files alone, so dataset.json stands for its own
+    return Source(folder.parent if layout == "nnunet" and folder.is_file() else folder, layout, labels)
 
 
 def _variable(place: str, alias: str, suffix: str = "") -> str | None:
     """What the variable of a place says, whichever of its names is used."""
     names = [f"PRR_{name.upper()}{suffix}" for name in (place, alias)]
     found = {name: value for name in names if (value := os.environ.get(name))}
-    if len(set(found.values())) > 1:
+    if len({value if suffix else Path(value).expanduser().absolute() for value in found.values()}) > 1:
         told = ", ".join(f"{name}={value}" for name, value in found.items())
         raise DataError(f"{told}: expected one, for both name the same place; unset the other")
     for name, value in found.items():
@@ -182,10 +203,16 @@ def _variable(place: str, alias: str, suffix: str = "") -> str | None:
 
 
 def layout_of(place: str, folder: Path) -> str:
-    """The layout of a folder: told by itself, else taken for that of the paper's set, whose reader then says more."""
+    """The layout of a folder: told by itself, else that of the paper's set, whose reader then says what it lacks.
+
+    Raises:
+        LayoutError: none is known, of what bears no name of the paper's.
+    """
     try:
         return recognise(folder)
-    except DataError:
+    except LayoutError:
+        if os.environ.get(f"PRR_{PLACES[place].upper()}") or folder.name == PLACES[place]:
+            raise
         return place
 
 
@@ -244,6 +271,7 @@ def decoded(store: Store, name: str, scale: Key, files: Key, folder: Path | None
         layout = LAYOUTS[files["layout"]]
         slices = layout.read(folder, **asked, **layout.mapped(files["map"]))
         if labels and labels != slices.labels:
+            _tell_unmatched(slices.labels, labels, folder)
             slices = slices.relabelled(labels)
         if labels and slices.images.shape[1] != channels:
             raise DataError(
@@ -256,6 +284,18 @@ def decoded(store: Store, name: str, scale: Key, files: Key, folder: Path | None
     tensors, record = store.get("slices", {"data set": name, **scale, **files}, make)
     kept = {each: record[each] for each in KEPT} | {"held_out": tuple(record["held_out"])}
     return Slices(**tensors, **kept, labels={int(value): label for value, label in record["labels"].items()})
+
+
+def _tell_unmatched(own: Mapping[int, str], wanted: Mapping[int, str], folder: Path) -> None:
+    """Warn where labels on both sides are left over, as when one is spelt in two ways."""
+    here, there = ({canonical(name): name for value, name in each.items() if value} for each in (own, wanted))
+    left, lacking = ([one[name] for name in one if name not in other] for one, other in ((here, there), (there, here)))
+    if left and lacking and len(left) < len(here):
+        warnings.warn(
+            f"{folder}: no {', '.join(lacking)}, as the target has; its {', '.join(left)} counts as background; if "
+            f'these are the same, map labels, such as "{lacking[0]}=1"',
+            stacklevel=2,
+        )
 
 
 KEPT = ("held_out", "phantom", "name", "spacing_mm", "ignore")  # of slices, beside their tensors and labels
