@@ -181,6 +181,43 @@ def test_other_formats_are_read_by_simpleitk(tmp_path, ending):
     assert int((found.masks == 1).sum()) == pytest.approx((mask == 1).sum() * 2.5 / 2, rel=0.2)  # rows 2.5 mm apart
 
 
+@pytest.mark.parametrize("along", [0, 1])
+def test_a_volume_of_simpleitk_is_cut_along_its_widest_spacing(tmp_path, along):
+    image, mask = (values.transpose(2, 0, 1) for values in volume(0))
+    spacing, found = np.array([2.0, 2.0, 8.0]), []
+    for axis in (2, along):  # x, y, z
+        root = tmp_path / str(axis)
+        for place, name, values in (("imagesTr", "a_0000", image), ("labelsTr", "a", mask)):
+            (root / place).mkdir(parents=True)
+            stored = SimpleITK.GetImageFromArray(np.swapaxes(values, 0, 2 - axis))
+            turned = spacing.copy()
+            turned[[axis, 2]] = spacing[[2, axis]]
+            stored.SetSpacing(turned.tolist())
+            SimpleITK.WriteImage(stored, str(root / place / f"{name}.nrrd"))
+        (root / "dataset.json").write_text(json.dumps({"labels": NAMES, "file_ending": ".nrrd"}))
+        found.append(read(root))
+    assert torch.equal(found[0].images, found[1].images)
+    assert torch.equal(found[0].masks, found[1].masks)
+
+
+@pytest.mark.parametrize("change", [
+    lambda mask: mask.SetDirection((1, 0, 0, 0, -1, 0, 0, 0, 1)),
+    lambda mask: mask.SetOrigin((0, 40, 0)),
+    lambda mask: mask.SetSpacing((2, 2, 4)),
+])  # fmt: skip
+def test_a_mask_of_simpleitk_that_lies_elsewhere_is_refused(tmp_path, change):
+    image, mask = (SimpleITK.GetImageFromArray(values.transpose(2, 0, 1)) for values in volume(0))
+    image.SetSpacing((2, 2, 8))
+    mask.SetSpacing((2, 2, 8))
+    change(mask)
+    for path, stored in ((tmp_path / "imagesTr/a_0000.mha", image), (tmp_path / "labelsTr/a.mha", mask)):
+        path.parent.mkdir()
+        SimpleITK.WriteImage(stored, str(path))
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": NAMES, "file_ending": ".mha"}))
+    with pytest.raises(DataError, match=r"a.mha: expected the spacing, directions and origin of a_0000.mha"):
+        read(tmp_path)
+
+
 def without(place: str):
     return lambda root: next((root / place).glob("b*")).unlink()
 

@@ -99,7 +99,7 @@ def test_ignored_pixels_stay_ignored_under_other_labels():
     assert data.relabelled({0: "background", 1: "B"}).masks[0, 0].tolist() == [0, 0, 1, 255]
 
 
-@pytest.mark.parametrize("labels", ["RV", "RV=0", "RV=1 LV=1", "RV=x", "=1", "RV=255", {"RV": 1.5}, ""])
+@pytest.mark.parametrize("labels", ["RV", "RV=0", "RV=1 LV=1", "RV=x", "=1", "RV=65536", {"RV": 1.5}, ""])
 def test_a_map_of_labels_that_is_none_is_refused(labels):
     with pytest.raises(OptionError, match="expected NAME=VALUE for each label"):
         parse(labels)

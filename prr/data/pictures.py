@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from prr.data.nifti import Pair
+from prr.data.nifti import SAME, WIDER, Pair
 from prr.data.volumes import check_spacing, reading
 from prr.errors import DataError
 
@@ -43,6 +43,8 @@ def read_pair(image_paths: Sequence[Path], mask_path: Path) -> Pair:
         raise DataError(f"{mask_path}: expected the spacing of {image_paths[0].name}, found {sorted(stated)} mm")
     if mask.shape[1] != 1:
         raise DataError(f"{mask_path}: expected one label a pixel, found {mask.shape[1]} channels; save it as grey")
+    for path in image_paths if not mask_path.name.lower().endswith(PICTURES + TIFF) else ():
+        _check_lies(path, mask_path)
     image = np.concatenate(images, axis=1)
     return Pair(image if image.shape[1] > 1 else image[:, 0], mask[:, 0], spacings[0] or (1.0, 1.0), False, ())
 
@@ -97,14 +99,36 @@ def _tiff(path: Path) -> tuple[np.ndarray, tuple[float, float] | None]:
 
 
 def _by_simpleitk(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
-    """(s, c, h, w) of whatever SimpleITK reads: .mha, .nrrd, ..."""
+    """(s, c, h, w) of whatever SimpleITK reads: .mha, .nrrd, ...; cut along the widest spacing, else the last axis."""
     try:
         import SimpleITK
     except ModuleNotFoundError:
         raise DataError("expected SimpleITK for this format, found it missing; pip install SimpleITK") from None
     image = SimpleITK.ReadImage(str(path))
-    values = SimpleITK.GetArrayFromImage(image)
+    if image.GetDimension() not in (2, 3):
+        raise DataError(f"expected 2 or 3 axes, found {image.GetDimension()}: {image.GetSize()}")
+    values, sizes = SimpleITK.GetArrayFromImage(image), [*image.GetSpacing(), 0.0][:3]  # z, y, x; x, y, z
     several = image.GetNumberOfComponentsPerPixel() > 1
     values = values if image.GetDimension() == 3 else values[None]
     values = np.moveaxis(values, -1, 1) if several else values[:, None]
-    return values, check_spacing(image.GetSpacing()[1::-1])
+    widest = int(np.argmax(sizes))
+    if image.GetDimension() == 3 and sizes[widest] >= WIDER * np.delete(sizes, widest).max():
+        values = np.swapaxes(values, 0, (3, 2, 0)[widest])
+        sizes[widest], sizes[2] = sizes[2], sizes[widest]
+    return values, check_spacing(sizes[1::-1])
+
+
+def _check_lies(image: Path, mask: Path) -> None:
+    """Refuse a mask that lies elsewhere than its image, or runs in other directions: voxels are laid on as stored."""
+    import SimpleITK
+
+    reader, lies = SimpleITK.ImageFileReader(), []
+    for path in (image, mask):
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        lies.append((reader.GetSpacing(), reader.GetDirection(), reader.GetOrigin()))
+    (spacing, direction, origin), other = lies
+    near = np.allclose(spacing, other[0], rtol=1e-3) and np.allclose(direction, other[1], atol=1e-3)
+    if not near or (np.abs(np.subtract(origin, other[2])) > SAME * max(spacing)).any():
+        expected = f"the spacing, directions and origin of {image.name}, {lies[0]}"
+        raise DataError(f"{mask}: expected {expected}, found {other}; resample it")
