@@ -138,6 +138,61 @@ def test_a_place_has_two_names_that_must_agree(monkeypatch, shapes, phantoms):
         _ = run().places
 
 
+def test_a_place_is_the_same_however_its_path_is_written(monkeypatch, shapes):
+    monkeypatch.chdir(shapes.parent)
+    monkeypatch.setenv("HOME", str(shapes.parent))
+    monkeypatch.setenv("PRR_TARGET", shapes.name)
+    monkeypatch.setenv("PRR_ACDC", f"~/{shapes.name}/")
+    assert given(None)["acdc"].folder == shapes
+
+
+def test_one_data_set_in_two_places_is_refused_unless_its_labels_differ(monkeypatch, shapes, tmp_path):
+    (tmp_path / "link").symlink_to(shapes)
+    monkeypatch.setenv("PRR_TARGET", str(shapes))
+    monkeypatch.setenv("PRR_OTHER2", str(tmp_path / "link"))
+    with pytest.raises(DataError, match=r"target and other2: expected two data sets, found .*link in both"):
+        given(None)
+    monkeypatch.setenv("PRR_OTHER2_LABELS", "disc=1")
+    assert set(given(None)) == {"acdc", "rvsc"}
+
+
+@pytest.mark.parametrize("name", ["TARGET", "T1"])
+def test_a_map_without_a_data_set_is_refused(monkeypatch, name):
+    monkeypatch.setenv(f"PRR_{name}_LABELS", "disc=1")
+    with pytest.raises(DataError, match=r"_LABELS=disc=1: expected a data set in its place, found none"):
+        given(None)
+
+
+def test_a_target_of_no_known_layout_is_asked_for_any_of_them(monkeypatch, shapes):
+    monkeypatch.setenv("PRR_TARGET", str(shapes / "imagesTr"))
+    with pytest.raises(DataError, match=r"imagesTr: expected a folder that holds one of .*dataset.json \(nnU-Net\)"):
+        given(None)
+
+
+def test_a_list_stands_for_its_folder_whose_changes_count(monkeypatch, shapes, tmp_path):
+    own = shutil.copytree(shapes, tmp_path / "own")
+    monkeypatch.setenv("PRR_TARGET", str(own / "dataset.json"))
+    before = run().facts("target")["content"]
+    one, two, *_ = sorted((own / "imagesTr").iterdir())
+    one.write_bytes(two.read_bytes())
+    with pytest.warns(UserWarning, match="shows the same image"):
+        assert run().facts("target")["content"] != before
+
+
+def test_labels_that_are_left_over_on_both_sides_are_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("PRR_TARGET", boxes(tmp_path / "one", {"left lobe": 1, "tumour": 2}))
+    monkeypatch.setenv("PRR_OTHER1", boxes(tmp_path / "two", {"Left_Lobe": 1, "tumor": 2}))
+    with pytest.warns(UserWarning, match=r'no tumour, as the target has; its tumor counts.*such as "tumour=1"'):
+        assert run().slices("t1").masks.unique().tolist() == [0, 1]
+
+
+def test_a_data_root_names_a_place_once(shapes, tmp_path):
+    for name in ("target", "acdc"):
+        shutil.copytree(shapes, tmp_path / name)
+    with pytest.raises(DataError, match=r"acdc: expected one data set for this place, found .*target too; remove one"):
+        given(tmp_path)
+
+
 def test_a_data_root_may_use_either_name(shapes, tmp_path):
     shutil.copytree(shapes, tmp_path / "target")
     found = given(tmp_path)
