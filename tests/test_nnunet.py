@@ -317,6 +317,7 @@ def shout(root):
     shout,
     rewritten(file_ending="nii.gz"),
     rewritten(channel_names=["CT"]),
+    rewritten(dataset="Boxes"),
     rewritten(labels={"background": "0", "one": "1", "two": 2.0, "three": [3]}),
     lambda root: (root / "dataset.json").write_bytes((root / "dataset.json").read_text().encode("utf-16")),
     lambda root: decathlon(root),
@@ -352,7 +353,10 @@ def test_cases_are_told_apart_by_all_of_their_names(tmp_path, form):
 def test_the_first_fold_of_a_list_validates(tmp_path):
     root = decathlon(tmp_path)
     training = json.loads((root / "dataset.json").read_text())["training"]
-    rewritten(training=[{**each, "fold": fold} for each, fold in zip(training, (1, 0, 2), strict=True)])(root)
+    rewritten(
+        training=[{**each, "fold": fold} for each, fold in zip(training, (1, 0, 2), strict=True)],
+        validation=[{"image": "imagesTr/d.nii.gz", "label": None}],
+    )(root)
     assert read(root).validation.patient.unique().tolist() == [2]
 
 
@@ -386,6 +390,8 @@ def renamed(old: str, new: str):
     (rewritten(channel_names="CT"), r'expected channel_names {"0": NAME, ...}, found .CT'),
     (rewritten(file_ending=".nii"), r"imagesTr/CASE_0000.nii and labelsTr/CASE.nii, found none; correct file_ending"),
     (rewritten(training=[{"image": None, "label": "a"}]), r"expected training: .*found {'image': None"),
+    (rewritten(training=[{"image": [], "label": "a"}]), r"expected training: .*found {'image': \[\]"),
+    (rewritten(training=["a"]), r"expected training: .*found 'a'"),
     (rewritten(training=[]), r"dataset.json: expected cases with labels, found none"),
     (renamed("imagesTr/b_0000.nii.gz", "imagesTr/b_0001.nii.gz"), r"b_0001.nii.gz: expected channels.*found \[1\]"),
     (renamed("imagesTr/b_0000.nii.gz", "imagesTr/b.nii.gz"), r"found b in labelsTr.*files are imagesTr/CASE_0000"),

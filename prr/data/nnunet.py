@@ -145,9 +145,10 @@ def find(root: Path, labels: str | Mapping[str, int] | None = None) -> Listing:
         if not isinstance(about, dict):
             raise DataError(f"expected an object, found {type(about).__name__}")
         numbers, channels = numbers_of(about, mapped), _channels(about)
-        cases = _listed(about, root) if {"training", "dataset"} & set(about) else _laid_out(about, root)
+        listed = "training" in about or isinstance(about.get("dataset"), dict)
+        cases = _listed(about, root) if listed else _laid_out(about, root)
     told, stated = list(numbers.told), about.get("numTraining")
-    if stated not in (None, sum(not case.held_out for case in cases), len(cases)):
+    if isinstance(stated, int) and stated not in (sum(not case.held_out for case in cases), len(cases)):
         told.append(f"expected {stated} cases, numTraining of {FILE}, found {len(cases)}")
     cases, left_out = _split(root, cases)
     patients = _patients(root, [case.name for case in cases])
@@ -264,7 +265,7 @@ def _files(folder: Path, ending: str) -> list[tuple[str, Path]]:
 
 def _listed(about: Mapping[str, Any], root: Path) -> list[Case]:
     """Cases of the lists; of each the path of its label is the name where their files' names are the same."""
-    cases = [_case(root, entry, held_out) for entry, held_out in _entries(about)]
+    cases = [_case(root, *entry) for entry in _entries(about)]
     if len({case.name for case in cases}) < len(cases):
         cases = [case._replace(name=ENDING.sub("", os.path.relpath(case.label, root))) for case in cases]
     names = [case.name for case in cases]
@@ -275,27 +276,27 @@ def _listed(about: Mapping[str, Any], root: Path) -> list[Case]:
     return cases
 
 
-def _entries(about: Mapping[str, Any]) -> list[tuple[Any, bool]]:
-    """What is listed, and whether it is held out: nnU-Net's `dataset`, or else `training` and `validation`."""
+def _entries(about: Mapping[str, Any]) -> list[tuple[Any, bool, str | None]]:
+    """What is listed, whether it is held out, and its name, if stated; `dataset`, else `training` and `validation`."""
     if isinstance(own := about.get("dataset"), dict):
-        return [({**each, "name": name, "image": each.get("images")}, False) for name, each in own.items()]
+        return [({"image": each.get("images"), "label": each.get("label")}, False, name) for name, each in own.items()]
     training, validation = (about.get(part) or [] for part in ("training", "validation"))
     folds = {each["fold"] for each in training if isinstance(each, dict) and "fold" in each}
     first = min(folds, key=str) if len(folds) > 1 else object()
-    listed = [(each, isinstance(each, dict) and each.get("fold") == first) for each in training]
+    listed = [(each, isinstance(each, dict) and each.get("fold") == first, None) for each in training]
     # images without labels are nothing that can be used here
-    return listed + [(each, True) for each in validation if not isinstance(each, dict) or "label" in each]
+    return listed + [(each, True, None) for each in validation if not isinstance(each, dict) or each.get("label")]
 
 
-def _case(root: Path, entry: Any, held_out: bool) -> Case:
+def _case(root: Path, entry: Any, held_out: bool, name: str | None) -> Case:
     """One case of a list, whose paths may be written in another system's way."""
     files = entry.get("image") if isinstance(entry, dict) else None
     files = files if isinstance(files, list) else [files]
-    if not all(isinstance(each, str) for each in (*files, isinstance(entry, dict) and entry.get("label"))):
+    if not files or not all(each and isinstance(each, str) for each in (*files, files[0] and entry.get("label"))):
         raise DataError(f'expected training: [{{"image": ..., "label": ...}}, ...], found {entry!r}')
     *images, label = (root / each.replace("\\", "/") for each in (*files, entry["label"]))
     images = [path for image in images for path in _there(image)]
-    return Case(entry.get("name") or ENDING.sub("", label.name), images, label, held_out)
+    return Case(name or ENDING.sub("", label.name), images, label, held_out)
 
 
 def _there(path: Path) -> list[Path]:

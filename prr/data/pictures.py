@@ -78,7 +78,7 @@ def _picture(path: Path, is_mask: bool) -> np.ndarray:
             grey = (colours == colours[:, :1]).all()
             picture = picture.convert("L") if grey else picture if is_mask else picture.convert("RGB")
         values = np.asarray(picture)
-    if values.ndim == 3 and values.shape[2] in (2, 4) and np.ptp(values[..., -1]) == 0:
+    if picture.mode in ("LA", "RGBA") and np.ptp(values[..., -1]) == 0:
         values = values[..., 0] if values.shape[2] == 2 else values[..., :-1]
     return values[None, None] if values.ndim == 2 else np.moveaxis(values, -1, 0)[None]
 
