@@ -216,7 +216,7 @@ def data(ctx: click.Context) -> None:
     if ctx.invoked_subcommand:
         return
     from prr.data import check
-    from prr.study.datasets import PLACES, in_place, is_own
+    from prr.study.datasets import PLACES, given, in_place, is_own
 
     broken, own = [], False
     for place, alias in PLACES.items():
@@ -233,6 +233,7 @@ def data(ctx: click.Context) -> None:
         click.echo("\n".join([f"{alias} ({place}): {lines[0]}", *lines[1:]]))
     if broken:
         raise DataError(f"{', '.join(broken)}: expected a data set, found none that can be used; see above")
+    given(None)  # refuses what no place alone can tell
 
 
 @data.command()
@@ -468,7 +469,7 @@ def claims(profile: str, parameters: dict[str, Any], csv: Path | None, leaves: b
     run = _experiment(profile, parameters)
     table, single = ledger.ledger(run), ledger.leaves(run)
     for row in table.itertuples():
-        here = f" (here {row.here})" if row.verdict == ledger.ANALOGUE else ""
+        here = f" (here {row.here})" if row.verdict != row.here else ""
         click.echo(f"{row.id}: {row.verdict}{here}\n    {row.claim} ({row.where})\n    {row.reason}")
         for leaf in single[single["id"] == row.id].itertuples() if leaves else ():
             click.echo(f"      {leaf.verdict}: {leaf.leaf}: {leaf.here:z.3g} [{leaf.low:z.3g}, {leaf.high:z.3g}]")

@@ -57,6 +57,7 @@ def test_its_networks_have_its_classes_and_channels(monkeypatch, shapes):
     assert set(networks.six(own)) == {"Shapes seg", "Shapes auto"}
 
 
+@pytest.mark.filterwarnings("ignore:.* labelled pixels are cut off")
 def test_the_field_of_view_stays_at_another_size_and_a_given_spacing_is_kept(monkeypatch, shapes):
     monkeypatch.setenv("PRR_TARGET", str(shapes))
     own = run()

@@ -11,6 +11,8 @@ from prr.data import DATA_SETS, LAYOUTS, DataSet, check, read_acdc, t1, write_ph
 from prr.data.volumes import Listing, Volume
 from prr.errors import DataError, OptionError
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* labelled pixels are cut off")  # most read few pixels
+
 
 def digests(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()

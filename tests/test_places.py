@@ -94,9 +94,9 @@ def test_sources_are_those_of_the_places_there_are(run):
     assert [len(prediction.candidates(grid.scaled(each), 0)) for each in (alone, two, run())] == [8, 14, 20]
 
 
-def test_two_data_sets_of_one_name_are_refused(run):
+def test_two_data_sets_of_one_name_are_refused(run, tmp_path):
     with pytest.raises(DataError, match="acdc and rvsc: expected data sets of different names, found Shapes in both"):
-        networks.six(run(TARGET="Shapes", OTHER1="Blobs", OTHER2="Shapes"))
+        networks.six(run(TARGET="Shapes", OTHER1="Blobs", OTHER2=drawn(tmp_path, "Shapes")))
 
 
 # --------------------------------------------------------------- what is lacking

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from prr.data import Slices, split
 from prr.data.volumes import (
+    SCANNERS,
     Listing,
     Report,
     Volume,
@@ -196,7 +197,21 @@ def test_the_same_image_twice_is_told():
 def test_a_spacing_that_no_scanner_has_is_refused(values):
     assert check_spacing(["1.5", 2]) == (1.5, 2.0)
     with pytest.raises(DataError, match=r"0\.1 to 10 mm, found \("):
-        check_spacing(values)
+        check_spacing(values, *SCANNERS)
+
+
+def test_a_spacing_of_a_microscope_is_one():
+    assert check_spacing((0.00025, 0.00025)) == (0.00025, 0.00025)
+    with pytest.raises(DataError, match=r"0\.0001 to 100 mm, found \(0\.0, 1\.0\)"):
+        check_spacing((0, 1))
+
+
+def test_labels_that_cropping_takes_away_are_told():
+    image, mask = np.random.default_rng(0).normal(size=(1, 40, 40)), np.zeros((1, 40, 40), int)
+    mask[:, 18:22, 10:30] = 1  # 80 pixels, of which the middle 16 columns are kept: 64
+    wide = Volume(1, image, mask, (1.5, 1.5), False, "wide.nii")
+    with pytest.warns(UserWarning, match=r"^wide\.nii: 20% of its labelled pixels are cut off; raise spacing_mm"):
+        gathered(listing(wide))
 
 
 def test_patients_are_numbered_folders_some_levels_down(tmp_path):

@@ -16,7 +16,18 @@ import numpy as np
 from prr.data.labels import LABELS, matched, parse
 from prr.data.nifti import read_pair
 from prr.data.slices import Slices
-from prr.data.volumes import PHANTOM_MARK, Listing, Volume, patient_folders, read, read_text, reading, refusal
+from prr.data.volumes import (
+    PHANTOM_MARK,
+    SCANNERS,
+    Listing,
+    Volume,
+    check_spacing,
+    patient_folders,
+    read,
+    read_text,
+    reading,
+    refusal,
+)  # fmt: skip
 from prr.errors import DataError, LayoutError
 
 PHASES = ("ED", "ES")
@@ -169,6 +180,8 @@ def _read_volume(
 ) -> Volume:
     """One frame; `numbers` are the labels of values in the mask, None: as they are."""
     pair = read_pair([image_path], mask_path)
+    with reading(image_path, "a spacing"):
+        check_spacing(pair.spacing, *SCANNERS)
     if pair.image.ndim != 3:
         raise DataError(f"{image_path}: expected 3 axes (x, y, slice), found {pair.image.shape[1]} volumes in one")
     if numbers is None:

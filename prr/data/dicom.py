@@ -11,7 +11,7 @@ import pydicom
 from pydicom.pixels import apply_modality_lut
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from prr.data.volumes import PHANTOM_MARK, check_spacing, reading
+from prr.data.volumes import PHANTOM_MARK, SCANNERS, check_spacing, reading
 from prr.errors import DataError
 
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")  # the first one that is there
@@ -64,7 +64,7 @@ def read_image(path: Path) -> Image:
             raise DataError(f"expected a pixel spacing, found none of the tags {', '.join(SPACINGS)}")
         if tag != SPACINGS[0]:
             told.append(f"no {SPACINGS[0]}; {tag} is taken, which may differ from the size in the patient")
-        return Image(pixels, check_spacing(spacing), data.get("Manufacturer") == PHANTOM_MARK, tuple(told))
+        return Image(pixels, check_spacing(spacing, *SCANNERS), data.get("Manufacturer") == PHANTOM_MARK, tuple(told))
 
 
 def _stated(data: pydicom.Dataset, tag: str) -> Any:

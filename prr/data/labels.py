@@ -51,6 +51,8 @@ def parse(labels: str | Mapping[str, int]) -> dict[int, str]:
         {1: 'LV', 205: 'left kidney'}
     """
     texts = isinstance(labels, str)
+    if not texts and not isinstance(labels, Mapping):
+        raise OptionError(f"labels={labels!r}: expected a text or a mapping of NAME to VALUE")
     pairs, rest = (re.findall(PAIR, labels), re.sub(PAIR, "", labels)) if texts else (labels.items(), "")
     found = {int(value): str(name).strip() for name, value in pairs if re.fullmatch("[0-9]{1,5}", str(value))}
     wanted = {value: name for value, name in found.items() if canonical(name) != "background"}

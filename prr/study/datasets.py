@@ -17,6 +17,7 @@ import pandas as pd
 
 from prr.data import DATA_SETS, LAYOUTS, Slices, describe, recognise, textures, write_phantom
 from prr.data.labels import canonical
+from prr.data.volumes import reading
 from prr.errors import DataError, LayoutError, MissingError, OptionError
 from prr.study.jobs import Executor, Need
 from prr.study.profiles import Profile
@@ -272,7 +273,8 @@ def decoded(store: Store, name: str, scale: Key, files: Key, folder: Path | None
         slices = layout.read(folder, **asked, **layout.mapped(files["map"]))
         if labels and labels != slices.labels:
             _tell_unmatched(slices.labels, labels, folder)
-            slices = slices.relabelled(labels)
+            with reading(folder, "the target's labels"):
+                slices = slices.relabelled(labels)
         if labels and slices.images.shape[1] != channels:
             raise DataError(
                 f"{folder}: expected {channels} channels, as the target has, found {slices.images.shape[1]}; leave "
