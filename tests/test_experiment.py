@@ -433,7 +433,7 @@ def test_what_a_killed_process_left_of_a_phantom_goes_when_it_is_made(tmp_path):
     shutil.rmtree(made)
     draft = made.with_name(f".{made.name}-abc123")
     draft.mkdir()
-    Experiment("smoke", store=tmp_path, rvsc_patients=2, spacing_mm=2.0).slices("rvsc")
+    Experiment("smoke", store=tmp_path, rvsc_patients=2, spacing_mm=4.0).slices("rvsc")
     assert made.exists()
     assert not draft.exists()
 
