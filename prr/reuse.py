@@ -128,8 +128,8 @@ def sweep(
 
     Returns:
         DataFrame[kind, layer, name, score, drop, low, high], live layers in order of execution within each kind.
-        score: mean over patients after the transplant; drop: score of the target minus that; low, high: 95 % paired
-        bootstrap interval of the drop over patients. Each mean leaves out the patients whose score is NaN.
+        score: mean over patients after the transplant; drop: score of the target minus that; low, high: 95 % paired t
+        interval of the drop over patients. Each mean leaves out the patients whose score is NaN.
 
     Raises:
         OptionError: an unknown kind, one layer instead of a list, an empty batch.
@@ -159,6 +159,19 @@ def sweep(
     asked = {"score": score, "output": output, "ignore_index": ignore_index, "threshold": threshold}
     found = patient_scores(target, source, data, kinds, layers, batch_size, bfloat16, progress, **asked)
     warn_of_rest(target, source)
+    return averaged(found)
+
+
+def averaged(found: pd.DataFrame) -> pd.DataFrame:
+    """The table of `sweep` from that of `patient_scores`: means over patients, with intervals over patients.
+
+    Example:
+        >>> import pandas as pd
+        >>> from prr.reuse import averaged
+        >>> rows = {"kind": "W", "layer": 1, "name": "0", "patient": [4, 9], "before": [0.9, 0.7], "score": [0.6, 0.4]}
+        >>> averaged(pd.DataFrame(rows)).round(2).values.tolist()
+        [['W', 1, '0', 0.5, 0.3, 0.3, 0.3]]
+    """
     rows = found[["kind", "layer", "name"]].drop_duplicates(ignore_index=True)
     shape = len(rows), found["patient"].nunique()
     before, after = (found[column].to_numpy().reshape(shape) for column in ("before", "score"))

@@ -1,5 +1,6 @@
 """One small phantom for all tests; a machine without data sets and GPU for those of the study."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,19 @@ def phantoms_only():
         patch.setattr(torch.backends.mps, "is_available", lambda: False)
         patch.setenv("PRR_JOBS", "1")
         yield
+
+
+@pytest.fixture(scope="session")
+def sentences():
+    """Splits what a page says into its sentences, and holds them to what a reader can take in."""
+
+    def split(words: str) -> list[str]:
+        plain = re.sub(r"\*\*|^- ", "", words, flags=re.MULTILINE)
+        found = [each for line in plain.splitlines() for each in re.split(r"(?<=[.!?])\s+", line.strip()) if each]
+        assert found, "expected a sentence, found none"
+        long = [each for each in found if len(each.split()) > 25]
+        assert not long, f"expected 25 words at most: {long}"
+        assert not any("nan" in each.split() for each in found), found
+        return found
+
+    return split

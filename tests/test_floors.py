@@ -36,7 +36,7 @@ study.edition
 study.run
 study.networks
 study.measures study.transplants study.sources study.grid
-study.examples study.transfer study.architecture study.redundancy study.prefixes
+study.standing study.examples study.transfer study.architecture study.redundancy study.prefixes
 study.prediction study.rules
 study.claims
 study.ledger

@@ -17,6 +17,25 @@ class Words(str):
         return str(self)
 
 
+class Box(str):
+    """A sentence that no reader may miss, shown as a box; an empty one is False, and shows nothing."""
+
+    def _repr_html_(self) -> str:
+        if not self:
+            return ""
+        text = f"<p class='admonition-title'>Not judged</p><p>{html.escape(self)}</p>"
+        return f"<div class='admonition warning'>{text}</div>"
+
+
+def ranged(value: float, low: float, high: float, over: str) -> str:
+    """A number with its 95 % interval and what that resamples; the number alone where there is none.
+
+    >>> ranged(0.234, 0.1, 0.36, "patients"), ranged(0.234, float("nan"), float("nan"), "patients")
+    ('0.23 [0.10, 0.36] over patients', '0.23')
+    """
+    return f"{value:z.2f}" + ("" if np.isnan(low) else f" [{low:z.2f}, {high:z.2f}] over {over}")
+
+
 class Download:
     """A link that saves a table as CSV, or a page as HTML, from a notebook or from the built page, offline.
 

@@ -32,7 +32,7 @@ from prr.study.datasets import (
 from prr.study.display import Words
 from prr.study.edition import Edition
 from prr.study.jobs import Executor, Job, Need, closure, compute_all, is_held, is_need, needed
-from prr.study.profiles import EXPECTED_DICE, Profile
+from prr.study.profiles import Profile
 from prr.study.store import provenance
 
 MEANINGLESS = {"smoke": " (results mean nothing)"}
@@ -166,14 +166,6 @@ class Run:
             MissingError: the run reads an edition, which keeps no images.
         """
         return self.result(self.data(name))
-
-    def expected(self, network: str) -> float:
-        """Foreground Dice that a network must reach for its chapter to mean something; 0 where nothing is promised.
-
-        The profile's own promise, on phantoms, holds only where none of its values was overridden.
-        """
-        promised = not self.overrides and self.facts("acdc")["origin"] == "phantom"
-        return EXPECTED_DICE.get((self.profile.name, network), 0) if promised else 0
 
     # ------------------------------------------------------------------ results
 

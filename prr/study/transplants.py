@@ -14,7 +14,7 @@ from prr.distance import rmse
 from prr.errors import OptionError
 from prr.layers import check_kinds
 from prr.study import networks
-from prr.study.jobs import Form, Job, kept_as
+from prr.study.jobs import Form, Job, derived, kept_as
 from prr.study.paper import KINDS
 from prr.study.run import Run
 from prr.verdict import REUSABLE, Verdict, layer_verdicts
@@ -30,7 +30,24 @@ def sweep(
     run: Run, network: str, kinds: Sequence[str] = KINDS, layers: Sequence[int] | None = None,
     target: tuple[str, str] = A1, source: tuple[str, str] = A2, dose: float | str | None = None,
 ) -> Job:  # fmt: skip
-    """`prr.sweep` of two trained networks on the target's validation patients.
+    """`prr.sweep` of two trained networks on the target's validation patients: `by_patient`, averaged.
+
+    Arguments and errors are those of `by_patient`.
+    """
+    return run.job(averaged, found=by_patient(run, network, kinds, layers, target, source, dose))
+
+
+@derived
+def averaged(found: pd.DataFrame) -> pd.DataFrame:
+    """See `sweep`."""
+    return reuse.averaged(found)
+
+
+def by_patient(
+    run: Run, network: str, kinds: Sequence[str] = KINDS, layers: Sequence[int] | None = None,
+    target: tuple[str, str] = A1, source: tuple[str, str] = A2, dose: float | str | None = None,
+) -> Job:  # fmt: skip
+    """Score of each validation patient after each transplant between two trained networks.
 
     Args:
         run: profile, data and seed.
@@ -41,6 +58,9 @@ def sweep(
         source: data set and task of the network that gives; the paper's A2, B1 or B2.
         dose: None replaces the target's tensor w by the source's w'; a number a puts w + a (w' - w) there, "noise" w
             and Gaussian noise of the same RMSE.
+
+    Returns:
+        The job of DataFrame[kind, layer, name, patient, before, score, drop], see `prr.reuse.patient_scores`.
 
     Raises:
         OptionError: an unknown kind or dose, or as `networks.model`.
@@ -59,11 +79,11 @@ def swept(
     target: nn.Module, source: nn.Module, slices: Slices, kinds: list[str], layers: list[int] | None,
     dose: float | str | None, seed: int | None, progress: bool,
 ) -> pd.DataFrame:  # fmt: skip
-    """See `sweep`."""
+    """See `by_patient`."""
     if dose is not None:
         source = donors.noisy(target, source, seed) if dose == "noise" else donors.towards(target, source, dose)
     options = {"kinds": kinds, "layers": layers, "ignore_index": slices.ignore, "progress": progress}
-    return reuse.sweep(target, source, slices.validation, **options)
+    return reuse.patient_scores(target, source, slices.validation, **options)
 
 
 def drops(

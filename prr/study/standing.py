@@ -1,0 +1,57 @@
+"""Whether a target is good enough to be damaged: nothing is judged that rests on one that is not.
+
+A network that finds nothing has nothing to lose, and all of its layers would pass. The floors are the profile's, the
+same for real data and phantoms, and were set before any result that they let through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from prr.study import measures
+from prr.study.backbones import ARCHITECTURES
+from prr.study.display import Box
+from prr.study.run import Run
+
+
+def reached(run: Run, *networks: str) -> dict[str, float]:
+    """{network: foreground Dice of the run's target on its validation patients}."""
+    return {network: foreground(run.result(measures.dice(run, network))) for network in networks}
+
+
+def foreground(dice: pd.DataFrame) -> float:
+    """Mean over patients of each one's foreground Dice, from `measures.dice`; what sweeps start from."""
+    return float(dice[dice["class"] > 0].groupby("patient")["dice"].mean().mean())
+
+
+def floor(run: Run, network: str) -> float:
+    """Foreground Dice that a target of this architecture has to reach in this run."""
+    return getattr(run.profile, f"{ARCHITECTURES[network].sized_as}_floor")
+
+
+def weak(run: Run, reached: Mapping[str, float]) -> list[str]:
+    """The networks whose targets are below their floor.
+
+    Args:
+        run: whose profile has the floors.
+        reached: {network: foreground Dice of its targets}.
+    """
+    return [network for network, dice in reached.items() if not dice >= floor(run, network)]
+
+
+def box(run: Run, reached: Mapping[str, float]) -> Box:
+    """What a page says instead of a verdict; an empty one, which is False, where all targets are good enough.
+
+    Args: as `weak`.
+    """
+    told = [
+        f"{ARCHITECTURES[network].title} reaches {reached[network]:.2f} of foreground Dice and needs "
+        f"{floor(run, network):.2f}."
+        for network in weak(run, reached)
+    ]
+    if not told:
+        return Box()
+    cure = "Train longer (steps), or, for data on which no network reaches that, set unet_floor or pspnet_floor."
+    return Box(" ".join(["The target is too weak: what has little to lose survives anything.", *told, cure]))
