@@ -52,7 +52,7 @@ class Profile:
     grid_seeds: int = 3  # of targets, and of sources, that are crossed
     rest_seeds: int = 1  # of what does not belong to the headline contrast; as many as grid_seeds: nothing is thinned
     example_images: int = 400  # digits, of 500, on which the networks of chapter 10 are judged; so many shapes at most
-    unet_floor: float = 0.78  # foreground Dice below which a target is too weak to be judged; a data set may ask for less
+    unet_floor: float = 0.78  # foreground Dice below which a target is too weak to be judged
     pspnet_floor: float = 0.70
     tolerance: float = TOLERANCE  # drop of Dice (chapter 10: of accuracy too) that counts as unchanged
 
