@@ -22,18 +22,21 @@ PALETTE = sns.color_palette("colorblind").as_hex()
 KIND_COLOUR = dict(zip(["W", "B", "RM", "RV", "RW", "RB"], [PALETTE[i] for i in (0, 1, 2, 4, 3, 5)], strict=True))
 # a verdict is told by shape and colour both
 VERDICT_STYLE = {REUSABLE: ("o", PALETTE[2]), UNDECIDED: ("s", PALETTE[7]), NOT_REUSABLE: ("X", PALETTE[3])}
+NOT_JUDGED = {"not judged": ("d", "0.3")}
 LONG_NAME = {kind: f"{each.words} {kind}" for kind, each in KINDS.items()}
 
 
 def reuse(
-    sweep: pd.DataFrame, *, tolerance: float = TOLERANCE, score: str = "foreground Dice", note: str = ""
-) -> Figure:
+    sweep: pd.DataFrame, *, tolerance: float | None = TOLERANCE, score: str = "foreground Dice", over: str = "patients",
+    note: str = "",
+) -> Figure:  # fmt: skip
     """Score after each transplant against the layer, one panel per kind.
 
     Args:
         sweep: DataFrame[kind, layer, score, drop, low, high] from `prr.sweep`.
-        tolerance: width of the band under the target's score that counts as unchanged.
+        tolerance: width of the band under the target's score that counts as unchanged; None: nothing is judged.
         score: name of the score for the axis.
+        over: what the intervals resample.
         note: where the numbers come from, printed below.
 
     Source: Wang et al. 2020, arXiv:2008.03411, Figs 3, 4, 7 and 8.
@@ -45,15 +48,16 @@ def reuse(
     """
     kinds = list(sweep["kind"].unique())
     figure, axes = panels(len(kinds), sharey=True)
-    judged = layer_verdicts(sweep, tolerance)
+    judged, styles = judged_and_styles(sweep, tolerance)
     for axis, kind in zip(axes, kinds, strict=True):
         part = judged[judged["kind"] == kind]
         target = (part["score"] + part["drop"]).iloc[0]
-        axis.axhspan(target - tolerance, target, color="0.9", zorder=0, label=f"within {tolerance:g} of the target")
+        unchanged(axis, target, tolerance)
         axis.axhline(target, color="0.4", linestyle="--", linewidth=1, label="target, nothing replaced")
         axis.plot(part["layer"], part["score"], color="0.7", linewidth=1, zorder=1)
-        axis.vlines(part["layer"], target - part["high"], target - part["low"], color="0.5", linewidth=1.5)
-        for verdict, (marker, colour) in VERDICT_STYLE.items():
+        bars = {"color": "0.5", "linewidth": 1.5, "label": f"95 %, over {over}"}
+        axis.vlines(part["layer"], target - part["high"], target - part["low"], **bars)
+        for verdict, (marker, colour) in styles.items():
             some = part[part["verdict"] == verdict]
             axis.plot(some["layer"], some["score"], marker, color=colour, label=verdict, markersize=6, zorder=3)
         layer_axis(axis, LONG_NAME.get(kind, kind), part["layer"])
@@ -62,12 +66,15 @@ def reuse(
     return finished(figure, axes, note, legend=True)
 
 
-def compare(sweeps: dict[str, pd.DataFrame], *, tolerance: float = TOLERANCE, note: str = "") -> Figure:
+def compare(
+    sweeps: dict[str, pd.DataFrame], *, tolerance: float | None = TOLERANCE, over: str = "patients", note: str = ""
+) -> Figure:
     """Drop of the score by kind for the same layer in several runs, side by side.
 
     Args:
         sweeps: {title: DataFrame[kind, drop, low, high]}, one row per kind each.
-        tolerance: drop up to which a layer counts as reusable.
+        tolerance: drop up to which a layer counts as reusable; None: nothing is judged.
+        over: what the intervals resample.
         note: where the numbers come from.
 
     >>> swept = pd.DataFrame({"kind": ["W", "B"], "drop": [0.3, 0.0], "low": 0.0, "high": 0.4})
@@ -81,9 +88,9 @@ def compare(sweeps: dict[str, pd.DataFrame], *, tolerance: float = TOLERANCE, no
         marker, colour = marker_and_colour(index)
         intervals(axis, place, sweep, fmt=marker, color=colour, label=title, capsize=3)
         axis.set_xticks(range(len(sweep)), sweep["kind"])
-    axis.axhspan(0, tolerance, color="0.9", zorder=0, label=f"within {tolerance:g} of the target")
+    unchanged(axis, tolerance or 0, tolerance)
     axis.set(xlabel="replaced", ylabel="drop of the score")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, title=f"bars: 95 %, over {over}", title_fontsize=8)
     return finished(figure, [axis], note)
 
 
@@ -271,6 +278,21 @@ def panels(count: int, **options: Any) -> tuple[Figure, list[Axes]]:
     for axis in axes.ravel()[count:]:
         axis.set_visible(False)
     return figure, list(axes.ravel()[:count])
+
+
+def judged_and_styles(
+    sweep: pd.DataFrame, tolerance: float | None
+) -> tuple[pd.DataFrame, dict[str, tuple[str, str]]]:  # fmt: skip
+    """The sweep with verdicts, and how each is drawn; without a tolerance there is one mark for all."""
+    if tolerance is None:
+        return sweep.assign(verdict=next(iter(NOT_JUDGED))), NOT_JUDGED
+    return layer_verdicts(sweep, tolerance), VERDICT_STYLE
+
+
+def unchanged(axis: Axes, top: float, tolerance: float | None) -> None:
+    """The band of what counts as unchanged, from its upper end down; none where nothing is judged."""
+    if tolerance is not None:
+        axis.axhspan(top - tolerance, top, color="0.9", zorder=0, label=f"within {tolerance:g} of the target")
 
 
 def layer_axis(axis: Axes, title: str, layers: pd.Series) -> None:

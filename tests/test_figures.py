@@ -127,6 +127,29 @@ def test_every_figure_takes_as_unchanged_what_a_verdict_does_unless_it_is_told()
     assert "within 0.2 of the target" in told
 
 
+def test_what_is_not_judged_has_neither_band_nor_verdict_and_keeps_its_numbers():
+    sweep = a_sweep(["W"])
+    (axis,) = panels(figures.reuse(sweep, tolerance=None))
+    lines = {line.get_label(): points(line) for line in axis.get_lines()}
+    np.testing.assert_allclose(lines["not judged"], sweep[["layer", "score"]])
+    (other,) = panels(figures.compare({"one": a_sweep(layers=1)}, tolerance=None))
+    for each in (axis, other):
+        told = each.get_legend_handles_labels()[1]
+        assert not {*told} & {*figures.VERDICT_STYLE}
+        assert not any("within" in label for label in told)
+        assert not each.patches
+    assert len(ends(axis, 1)) == len(sweep)
+
+
+def test_intervals_say_what_they_resample():
+    told = [text.get_text() for text in figures.reuse(a_sweep()).legends[0].get_texts()]
+    assert "95 %, over patients" in told
+    told = [text.get_text() for text in figures.reuse(a_sweep(), over="images").legends[0].get_texts()]
+    assert "95 %, over images" in told
+    (axis,) = panels(figures.compare({"one": a_sweep(layers=1)}, over="images"))
+    assert axis.get_legend().get_title().get_text() == "bars: 95 %, over images"
+
+
 def test_verdicts_differ_in_shape_and_in_colour():
     markers, colours = zip(*figures.VERDICT_STYLE.values(), strict=True)
     assert len(set(markers)) == len(set(map(to_hex, colours))) == 3
