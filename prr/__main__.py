@@ -469,10 +469,9 @@ def claims(profile: str, parameters: dict[str, Any], csv: Path | None, leaves: b
     run = _experiment(profile, parameters)
     table, single = ledger.ledger(run), ledger.leaves(run)
     for row in table.itertuples():
-        here = f" (here {row.here})" if row.verdict != row.here else ""
-        click.echo(f"{row.id}: {row.verdict}{here}\n    {row.claim} ({row.where})\n    {row.reason}")
+        click.echo(f"{row.id}: {row.verdict} ({row.behind})\n    {row.claim} ({row.where})\n    {row.found}")
         for leaf in single[single["id"] == row.id].itertuples() if leaves else ():
-            click.echo(f"      {leaf.verdict}: {leaf.leaf}: {leaf.here:z.3g} [{leaf.low:z.3g}, {leaf.high:z.3g}]")
+            click.echo(f"      {leaf.verdict}: {leaf.found}")
     click.echo(ledger.in_words(table))
     if csv:
         table.to_csv(csv, index=False)

@@ -72,8 +72,7 @@ class Ledger:
     """The ledger of claims as HTML, a line for each, linked to the chapter that shows its figures.
 
     Args:
-        table: DataFrame[where, claim, verdict, here, leaves, reason, equal, remark, page] from
-            `prr.study.ledger.ledger`.
+        table: DataFrame[where, claim, verdict, found, behind, equal, remark, page] from `prr.study.ledger.ledger`.
     """
 
     def __init__(self, table: pd.DataFrame):
@@ -81,12 +80,12 @@ class Ledger:
 
     def _repr_html_(self) -> str:
         rows = self.table.map(lambda value: html.escape(str(value)))
-        shown = rows["verdict"] + np.where(rows["verdict"] == rows["here"], "", ": " + rows["here"])
         links = [f'<a href="{page}.html">chapter {int(page[:2])}</a>' if page else "" for page in rows["page"]]
         cells = {
             "claim": rows["claim"] + " <small>(" + rows["where"] + ")</small>",
-            "verdict": shown,
-            "what decided, of so many leaves": rows["reason"] + " <small>(" + rows["leaves"] + ")</small>",
+            "outcome": rows["verdict"],
+            "what was found": rows["found"],
+            "what stands behind it": "<small>" + rows["behind"] + "</small>",
             "still true when start and distance are equal?": rows["equal"],
             "remark": "<small>" + rows["remark"] + "</small> " + pd.Series(links, rows.index),
         }

@@ -1,12 +1,12 @@
-"""The ledger: every claim of the paper with its verdict on this run's results.
+"""The ledger: every claim of the paper with its outcome in this run.
 
 What is claimed stands in data/paper/claims.csv, what a test tolerates in data/paper/tolerances.csv, how each claim is
 tested in `prr.study.claims`, and how a leaf is decided in `prr.study.rules`.
 
-A claim is not reproduced if one of its leaves is not, undecided if one leaf is, else reproduced; leaves that could not
-be attempted are counted and left out; a claim without any other is not attempted. A claim that is decided where one of
-its data sets is not the paper's own is an "analogue only": what it would be stands beside it. It is one of phantoms
-where one of them is a phantom, else one of real stand-ins.
+There are three outcomes. A claim comes out not as the paper says if one of its leaves does, can't be told if one leaf
+can't, else it comes out as the paper says; leaves that were not attempted are left out, and where no other is, or a
+target is too weak to be judged, nothing can be told. What stands behind an outcome is said beside it and is no outcome:
+whose data they are, how many seeds.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ import numpy as np
 import pandas as pd
 
 from prr.errors import MissingError
-from prr.study import claims, networks, paper
-from prr.study.claims import EVIDENCE, FACTS
+from prr.study import claims, networks, paper, standing
+from prr.study.claims import EVIDENCE, FACTS, TARGETS
 from prr.study.display import Words
 from prr.study.jobs import Job
-from prr.study.rules import ABSENT, NO, UNSURE, YES, Leaf, open_
+from prr.study.rules import ABSENT, NO, UNSURE, YES, Leaf, stated
 from prr.study.run import Run
 from prr.study.store import Store
 
-# by the origin of what is not the paper's own data; a claim that rests on both is one of phantoms
-ANALOGUES = {origin: f"analogue only ({origin})" for origin in ("phantom", "real stand-in")}
+# what stands behind a claim, the weakest first: one that rests on several data sets is one of phantoms if one is
+ORIGINS = {"phantom": "phantom", "real stand-in": "real stand-in", "real": "the paper's data"}
+WEAK = "target too weak"
+JOBS = EVIDENCE | TARGETS
 Read = Callable[[str], Any]  # name of a test's parameter -> its value, None where it has not been computed yet
 
 
@@ -47,7 +49,8 @@ def evidence(run: Run, chapters: Iterable[int]) -> list[Job]:
     asked = [claim for claim in paper.claims().itertuples() if _chapter(claim) in numbers]
     tests = [_test(claim) for claim in asked if not _lacking(claim, run)]
     names = dict.fromkeys(name for test in tests for name in signature(test).parameters)
-    return [EVIDENCE[name](run) for name in names if name in EVIDENCE]
+    targets = dict.fromkeys(each for name in names for each in TARGETS if name.endswith(f"_{each}"))
+    return [JOBS[name](run) for name in (*names, *targets) if name in JOBS]
 
 
 def leaves(run: Run, page: str | None = None) -> pd.DataFrame:
@@ -58,8 +61,9 @@ def leaves(run: Run, page: str | None = None) -> pd.DataFrame:
         page: only claims whose evidence this chapter shows, "03_unet" for one.
 
     Returns:
-        DataFrame[id, leaf, here, low, high, verdict, tolerance, paper, seeds]; a claim whose results, or data sets, are
-        not there has one leaf, not attempted, that says so.
+        DataFrame[id, leaf, found, here, low, high, verdict, over, tolerance, paper, seeds]; over: what the interval
+        resamples; a claim whose results, or data sets, are not there, or whose target is too weak, has one leaf that
+        says so.
     """
     return _leaves(_claims(page), run, _reader(run))
 
@@ -68,36 +72,34 @@ def _leaves(chosen: pd.DataFrame, run: Run, read: Read) -> pd.DataFrame:
     rows = []
     for claim in chosen.itertuples():
         if lacking := _lacking(claim, run):
-            found = [open_(lacking, np.nan, ABSENT)]
+            found = [stated("its data sets", lacking, np.nan, ABSENT)]
         else:
-            found = _attempt(_test(claim), _chapter(claim), read)
+            found = _attempt(_test(claim), _chapter(claim), run, read)
         rows += [{"id": claim.id, **leaf._asdict()} for leaf in found]
     return pd.DataFrame(rows, columns=["id", *Leaf._fields])
 
 
 def ledger(run: Run, page: str | None = None) -> pd.DataFrame:
-    """Every claim of the paper with its verdict.
+    """Every claim of the paper with its outcome.
 
     Args:
         run: see `leaves`.
         page: see `leaves`.
 
     Returns:
-        DataFrame[id, where, claim, verdict, here, leaves, reproduced, not reproduced, undecided, not attempted, reason,
-        equal, remark, page]: verdict by the rule of claims; here: what it would be if stand-ins counted; counts of
-        leaves; reason: the leaf that decided, with its numbers; equal: verdict and reason where start and distance are
-        equal (chapter 8), empty for claims of which that can't be asked.
+        DataFrame[id, where, claim, verdict, found, behind, leaves, as the paper says, not as the paper says, can't
+        tell, not attempted, equal, remark, page]: verdict by the rule of claims; found: what decided, in words; behind:
+        whose data, how many seeds, and why nothing was judged; counts of leaves; equal: what comes out where start and
+        distance are equal (chapter 8), empty for claims of which that can't be asked.
     """
     chosen, read, rows = _claims(page), _reader(run), []
     found = _leaves(chosen, run, read)
     for claim in chosen.itertuples():
         part = found[found["id"] == claim.id]
         counts = {each: int((part["verdict"] == each).sum()) for each in (YES, NO, UNSURE, ABSENT)}
-        here = _verdict(part)
         rows.append({
-            **{"id": claim.id, "where": claim.where, "claim": claim.claim},
-            **{"verdict": _analogue(here, claim, run) or here, "here": here},
-            **{"leaves": len(part), **counts, "reason": _reason(part, here)},
+            **{"id": claim.id, "where": claim.where, "claim": claim.claim, "verdict": _verdict(part)},
+            **{"found": _finding(part), "behind": _behind(part, claim, run), "leaves": len(part), **counts},
             **{"equal": _at_equal(claim, run, read), "remark": claim.remark, "page": claim.page},
         })  # fmt: skip
     return pd.DataFrame(rows)
@@ -135,60 +137,78 @@ def _reader(run: Run) -> Read:
         with contextlib.suppress(MissingError):  # data at a scale that has not been decoded yet
             if name in FACTS:
                 return FACTS[name](reading)
-            job = EVIDENCE[name](reading)
+            job = JOBS[name](reading)
             return job.value(reading.results) if reading.holds(job) else None
 
     return read
 
 
-def _attempt(test: Callable[..., list[Leaf]], chapter: int, read: Read) -> list[Leaf]:
+def _attempt(test: Callable[..., list[Leaf]], chapter: int, run: Run, read: Read) -> list[Leaf]:
     """The leaves of one claim, at least one."""
     given = {name: read(name) for name in signature(test).parameters}
     if any(value is None for value in given.values()):
-        what = f"results not computed yet: chapter {chapter}, or all of them by python -m prr study"
-        return [open_(what, np.nan, ABSENT)]
+        return [stated("its results", f"Not attempted: its results are made in chapter {chapter}.", np.nan, ABSENT)]
     try:
-        return test(**given) or [open_("nothing in this run to test it on", np.nan, ABSENT)]
+        if too_weak := standing.shortfalls(run, claims.reached(given, read)):
+            return [stated(WEAK, f"Not judged, for the target is too weak: {' '.join(too_weak)}", np.nan, UNSURE)]
+        return test(**given) or [stated("its layers", "Not attempted: nothing here to test it on.", np.nan, ABSENT)]
     except MissingError as error:
-        return [open_(str(error), np.nan, ABSENT)]
+        return [stated("its results", str(error), np.nan, ABSENT)]
 
 
-def _verdict(part: pd.DataFrame) -> str:
-    """The rule of claims."""
+def _outcome(part: pd.DataFrame) -> str:
+    """The rule of claims, before leaves that were not attempted are counted as open."""
     return next((each for each in (NO, UNSURE, YES) if (part["verdict"] == each).any()), ABSENT)
 
 
-def _analogue(verdict: str, claim: tuple, run: Run) -> str:
-    """What a claim is that is decided on other data than the paper's; nothing where it is open, or its data are."""
-    origins = {run.facts(place)["origin"] for place in claim.data.split()} if verdict in (YES, NO) else ()
-    return next((words for origin, words in ANALOGUES.items() if origin in origins), "")
+def _verdict(part: pd.DataFrame) -> str:
+    """One of three: what was not attempted can't be told."""
+    outcome = _outcome(part)
+    return UNSURE if outcome == ABSENT else outcome
+
+
+def _behind(part: pd.DataFrame, claim: tuple, run: Run) -> str:
+    """What stands behind an outcome, or why there is none."""
+    if _outcome(part) == ABSENT:
+        return ABSENT
+    origins = {run.facts(place)["origin"] for place in claim.data.split()}
+    told = next((words for origin, words in ORIGINS.items() if origin in origins), "no data")
+    count = int(part["seeds"].max())
+    seeds = [f"{count} seed{'s' * (count > 1)}"] if origins else []
+    return ", ".join([*([WEAK] if (part["leaf"] == WEAK).any() else []), told, *seeds])
 
 
 def _at_equal(claim: tuple, run: Run, read: Read) -> str:
     """Whether a claim is still true where start and distance are equal."""
     if not (test := _test(claim, "_at_equal")):
         return ""
-    part = pd.DataFrame(_attempt(test, 8, read))
-    verdict = _verdict(part)
-    words = {YES: "still true", NO: "no longer true"}.get(verdict, verdict)
-    return ": ".join(filter(None, [_analogue(verdict, claim, run), words, _reason(part, verdict)]))
+    part = pd.DataFrame(_attempt(test, 8, run, read))
+    words = {YES: "still true. ", NO: "no longer true. ", UNSURE: "can't tell. "}.get(_outcome(part), "")
+    return words + _finding(part)
 
 
-def _reason(part: pd.DataFrame, here: str) -> str:
-    """How many leaves decided, and the first of them with its numbers."""
-    decided = part[part["verdict"] == here]
-    row, count = decided.iloc[0], f"{len(decided)} of {len(part)}: " if len(part) > 1 else ""
-    if np.isnan(row["here"]):
-        return f"{count}{row['leaf']}"
-    bounds = "" if np.isnan(row["low"]) or row["low"] == row["high"] else f" [{row['low']:z.3g}, {row['high']:z.3g}]"
-    printed = "" if np.isnan(row["paper"]) else f" (paper {row['paper']:g})"
-    return f"{count}{row['leaf']}: {row['here']:z.3g}{bounds}{printed}"
+def _finding(part: pd.DataFrame) -> str:
+    """The first leaf that decided, and how many tests say the same."""
+    outcome = _outcome(part)
+    decided = part[part["verdict"] == outcome]
+    asked = part[part["verdict"] != ABSENT]
+    count = {YES: f"All {len(asked)} tests agree", NO: f"{len(decided)} of {len(asked)} tests came out so"}
+    more = count.get(outcome, f"{len(decided)} of {len(asked)} tests are open")
+    return decided["found"].iloc[0] + (f" {more}." if len(asked) > 1 else "")
 
 
 def in_words(table: pd.DataFrame) -> Words:
-    """How many claims came out how."""
-    counts = table["verdict"].value_counts()
-    told = ", ".join(f"{each} {counts.get(each, 0)}" for each in (YES, NO, UNSURE, *ANALOGUES.values(), ABSENT))
-    here = table.loc[table["verdict"].isin(ANALOGUES.values()), "here"].value_counts()
-    split = f" Of the analogues {here.get(YES, 0)} came out as the paper says and {here.get(NO, 0)} did not."
-    return Words(f"Of {len(table)} claims: {told}.{split if len(here) else ''}")
+    """How many claims came out how, and what stands behind them."""
+    counts = table["verdict"].value_counts().reindex([YES, NO, UNSURE], fill_value=0)
+    lines = [
+        f"Of {len(table)} claims {counts[YES]} came out as the paper says, {counts[NO]} did not, and {counts[UNSURE]} "
+        "can't be told."
+    ]
+    for mark, words in {WEAK: "not judged, for their target is too weak", ABSENT: "not attempted"}.items():
+        if count := table["behind"].str.startswith(mark).sum():
+            lines.append(f"Of the last, {count} {'was' if count == 1 else 'were'} {words}.")
+    decided = table.loc[table["verdict"] != UNSURE, "behind"]
+    for mark, words in {"phantom": "phantoms", "real stand-in": "real stand-ins"}.items():
+        if count := decided.str.contains(mark).sum():
+            lines.append(f"Of the decided, {count} rest on {words} in place of the paper's data.")
+    return Words(" ".join(lines))

@@ -31,27 +31,26 @@ def floor(run: Run, network: str) -> float:
     return getattr(run.profile, f"{ARCHITECTURES[network].sized_as}_floor")
 
 
-def weak(run: Run, reached: Mapping[str, float]) -> list[str]:
-    """The networks whose targets are below their floor.
+def shortfalls(run: Run, reached: Mapping[str, float]) -> list[str]:
+    """A sentence for each network whose target is below its floor.
 
     Args:
         run: whose profile has the floors.
         reached: {network: foreground Dice of its targets}.
     """
-    return [network for network, dice in reached.items() if not dice >= floor(run, network)]
+    return [
+        f"{ARCHITECTURES[network].title} reaches {dice:.2f} of foreground Dice and needs {floor(run, network):.2f}."
+        for network, dice in reached.items()
+        if not dice >= floor(run, network)
+    ]
 
 
 def box(run: Run, reached: Mapping[str, float]) -> Box:
     """What a page says instead of a verdict; an empty one, which is False, where all targets are good enough.
 
-    Args: as `weak`.
+    Args: as `shortfalls`.
     """
-    told = [
-        f"{ARCHITECTURES[network].title} reaches {reached[network]:.2f} of foreground Dice and needs "
-        f"{floor(run, network):.2f}."
-        for network in weak(run, reached)
-    ]
-    if not told:
+    if not (told := shortfalls(run, reached)):
         return Box()
     cure = "Train longer (steps), or, for data on which no network reaches that, set unet_floor or pspnet_floor."
     return Box(" ".join(["The target is too weak: what has little to lose survives anything.", *told, cure]))
