@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from scipy.cluster.hierarchy import linkage
@@ -139,8 +140,9 @@ def transfer(table: pd.DataFrame, *, labels: Mapping[int, str] = LABELS, note: s
     """Dice of every row of the transfer experiment, one panel per class.
 
     Args:
-        table: DataFrame[patients, row, label, class, dice, low, high, paper_patients, paper] of one network and list,
-            from `prr.study.transfer.with_paper_values`; the paper's value stands hollow under ours, where it has one.
+        table: DataFrame[patients, size, row, label, class, dice, low, high, over, paper_patients, paper] of one
+            network and list, from `prr.study.transfer.with_paper_values`; the paper's value stands hollow under ours,
+            where it has one.
         labels: names of the classes.
         note: where the numbers come from.
     """
@@ -155,7 +157,7 @@ def transfer(table: pd.DataFrame, *, labels: Mapping[int, str] = LABELS, note: s
             part = table[(table["class"] == each) & (table["patients"] == patients)]
             marker, colour = marker_and_colour(index)
             place = part["row"] + (index - (len(sizes) - 1) / 2) * 0.36
-            style = {"fmt": marker, "markersize": 4.5, "linewidth": 1, "label": f"{patients} patients"}
+            style = {"fmt": marker, "markersize": 4.5, "linewidth": 1, "label": part["size"].iloc[0]}
             intervals(axis, place, part, "dice", across=True, color=colour, **style)
             axis.plot(
                 part["paper"], place + 0.13, marker, color=colour, fillstyle="none", markersize=5.5,
@@ -163,6 +165,8 @@ def transfer(table: pd.DataFrame, *, labels: Mapping[int, str] = LABELS, note: s
             )  # fmt: skip
         axis.set(title=names.get(each, each), xlabel="Dice", xlim=(-0.04, 1.04))
         axis.grid(axis="x", color="0.92")
+    if over := table["over"].iloc[0]:
+        axes[0, 0].plot([], [], color="0.4", linewidth=1, label=f"bars: 95 %, over {over}")
     axes[0, 0].set_yticks(rows["row"], rows["row"].astype(str) + "  " + rows["label"])
     axes[0, 0].invert_yaxis()
     return finished(figure, list(axes[0]), note, legend=True)
@@ -172,51 +176,61 @@ def cells(table: pd.DataFrame, names: dict[str, str], *, note: str = "") -> Figu
     """Mean drop over the kernels of each network by start, one panel per view, with simultaneous intervals.
 
     Args:
-        table: DataFrame[at, network, start, drop, low, high] from `prr.study.architecture.cells`.
+        table: DataFrame[at, distance, network, start, dice, drop, low, high, over] from
+            `prr.study.architecture.cells`; the Dice of its targets stands beside each network.
         names: {network: how it is written}, in the order of the axis.
         note: where the numbers come from.
     """
-    views = list(table["at"].unique())
-    figure, axes = panels(len(views), sharey=True)
-    for axis, view in zip(axes, views, strict=True):
+    dice = table.groupby("network")["dice"].first()
+    labels = [f"{name}\nDice {dice[network]:.2f}" for network, name in names.items()]
+    figure, views = _views(table)
+    for axis, view in views.items():
         for start, (marker, colour, shift) in START_STYLE.items():
-            part = table[(table["at"] == view) & (table["start"] == start)]
+            part = view[view["start"] == start]
             if part.empty:
                 continue
             part, place = part.set_index("network").loc[list(names)], np.arange(len(names)) + shift
             intervals(axis, place, part, fmt=marker, color=colour, label=LEGEND[start], capsize=3)
         axis.axhline(0, color="0.4", linewidth=1)
-        axis.set_xticks(range(len(names)), list(names.values()))
-        axis.set(title=view, xlabel="connections")
+        axis.set_xticks(range(len(names)), labels, fontsize=9)
         axis.set_ylabel("drop of foreground Dice,\nmean over kernels")
         axis.legend(frameon=False, fontsize=8)
-    return finished(figure, axes, note)
+    return finished(figure, list(views), note)
 
 
 def contrasts(table: pd.DataFrame, *, note: str = "") -> Figure:
     """What connections and start change of the mean drop, one panel per view, each with simultaneous intervals.
 
     Args:
-        table: DataFrame[at, contrast, drop, low, high, says] from `prr.study.architecture.contrasts`.
+        table: DataFrame[at, distance, contrast, drop, low, high, over, says] from `prr.study.architecture.contrasts`.
         note: where the numbers come from.
     """
-    views, rows = list(table["at"].unique()), list(table["contrast"].unique())
-    figure, axes = panels(len(views), sharey=True)
-    for axis, view in zip(axes, views, strict=True):
-        part = table[table["at"] == view]
-        undecided = part["says"] == "undecided"
-        for some, label, marker, colour in (
-            (part[~undecided], "interval clear of 0", "o", PALETTE[0]),
-            (part[undecided], "undecided", "s", PALETTE[7]),
+    rows = list(table["contrast"].unique())
+    figure, views = _views(table)
+    for axis, view in views.items():
+        is_clear = ~view["says"].isin(["undecided", "not judged"])
+        for some, label, style in (
+            (view[is_clear], "decided", {"fmt": "o", "color": PALETTE[0]}),
+            (view[view["says"] == "undecided"], "undecided", {"fmt": "s", "color": PALETTE[7]}),
+            (view[view["says"] == "not judged"], "not judged", {"fmt": "s", "color": "0.75", "fillstyle": "none"}),
         ):
-            place = some["contrast"].map(rows.index)
-            intervals(axis, place, some, across=True, fmt=marker, color=colour, label=label, capsize=3)
+            intervals(axis, some["contrast"].map(rows.index), some, across=True, label=label, capsize=3, **style)
         axis.axvline(0, color="0.4", linewidth=1)
-        axis.set(title=view, xlabel="change of the mean drop")
+        axis.set_xlabel(f"change of the mean drop\n{axis.get_xlabel()}")
         axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.set_yticks(range(len(rows)), rows)
-    axes[0].invert_yaxis()
-    return finished(figure, axes, note, legend=True)
+    next(iter(views)).invert_yaxis()
+    return finished(figure, list(views), note, legend=True)
+
+
+def _views(table: pd.DataFrame) -> tuple[Figure, dict[Axes, pd.DataFrame]]:
+    """A panel per view, titled with its distance where it has one, that says what its bars are."""
+    views = table.groupby(["at", "distance"], sort=False, dropna=False)
+    figure, axes = panels(len(views), sharey=True)
+    for axis, ((at, distance), view) in zip(axes, views, strict=True):
+        over = f"bars: 95 % over {view['over'].iloc[0]}" if view["low"].notna().any() else "no intervals"
+        axis.set(title=at if np.isnan(distance) else f"{at}, {distance:g}", xlabel=over)
+    return figure, dict(zip(axes, (view for _, view in views), strict=True))
 
 
 def drop_against_distance(table: pd.DataFrame, names: dict[str, str], *, note: str = "") -> Figure:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
-from scipy import stats
 from torch import nn
 
 from prr import reuse
@@ -17,9 +15,10 @@ from prr.data import Slices
 from prr.data.slices import LABELS
 from prr.errors import OptionError
 from prr.layers import parameter_table
+from prr.metrics import crossed_interval
 from prr.study import networks, paper, training, transplants
 from prr.study.backbones import random
-from prr.study.display import Words
+from prr.study.display import Words, ranged
 from prr.study.jobs import Job, derived, stack
 from prr.study.measures import dice_by_class
 from prr.study.models import TITLES, seed_of
@@ -51,6 +50,9 @@ ROWS = {
 }
 STARTED = ("t1", "auto-encoding")  # the source whose start is loaded as "start"; under a shared start all have this one
 RUN = ["network", "parameters", "patients", "row", "label"]  # what names a run, but for its seed
+LIST = RUN[:2]
+MEANS = ("mean", "foreground")
+CONTRASTS = {"frozen": (2, 4, 6), "trained on": (3, 5, 7)}  # rows of the paper's sources, each against row 1
 
 
 def label(run: Run, row: int) -> str:
@@ -160,10 +162,27 @@ def sizes(run: Run) -> tuple[int, int]:
 
 
 def table(run: Run) -> Job:
-    """All runs of the experiment.
+    """All runs of the experiment: `by_patient`, averaged over the validation patients in whom a class is present.
 
     Returns:
-        The job of DataFrame[network, parameters, patients, row, label, source, frozen, seed, class, dice], see `row`.
+        The job of DataFrame[network, parameters, patients, row, label, source, frozen, seed, class, dice].
+    """
+    return run.job(averaged, found=by_patient(run))
+
+
+@derived
+def averaged(found: pd.DataFrame) -> pd.DataFrame:
+    """See `table`."""
+    keys = [name for name in found if name not in ("patient", "dice")]
+    return found.groupby(keys, as_index=False, sort=False)["dice"].mean()
+
+
+def by_patient(run: Run) -> Job:
+    """All runs of the experiment, validation patient by validation patient.
+
+    Returns:
+        The job of DataFrame[network, parameters, patients, row, label, source, frozen, seed, patient, class, dice],
+        see `row`; patients: how many were labelled, patient: who is scored.
     """
     every = itertools.product(combinations(run), sizes(run), run.seeds, ROWS)
     return stack(
@@ -192,7 +211,7 @@ def row(run: Run, network: str, parameters: str, row: int, patients: int, seed: 
         seed: of start, sources, draw, order and augmentation.
 
     Returns:
-        The job of DataFrame[class, dice]: class from 0, dice the mean over validation patients.
+        The job of DataFrame[patient, class, dice], see `prr.dice`: NaN where a patient has not the class.
 
     Raises:
         OptionError: an unknown network, row or list, or no such number of patients.
@@ -250,54 +269,133 @@ def dice_after_training(
             model, part, "segmentation", steps=steps, batch_size=batch_size, learning_rate=learning_rate,
             seed=seed_of(seed, "transfer"), progress=progress, checkpoints=0,
         )  # fmt: skip
-    return dice_by_class(model.eval(), part).groupby("class", as_index=False)["dice"].mean()
+    return dice_by_class(model.eval(), part)
 
 
 # ---------------------------------------------------------------- from runs to tables
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
-    """Mean over seeds of every cell of the table.
+    """Every cell of the table, each with an interval of its own.
 
     Args:
-        runs: from `table`.
+        runs: from `by_patient`; from `table` too, which leaves seeds alone to resample.
 
     Returns:
-        DataFrame[network, parameters, patients, row, label, class, dice, low, high, seeds]: each class, "mean" (of all
-        classes, background included, as the paper prints it) and "foreground" (without it, as in sweeps); low, high:
-        95 % t interval of the mean over seeds, NaN with one seed.
+        DataFrame[network, parameters, patients, row, label, class, dice, low, high, over, seeds]: each class, "mean"
+        (of all classes, background included, as the paper prints it) and "foreground" (without it); low, high: 95 %
+        interval of `prr.metrics.crossed_interval`; over: what it resamples, "seeds and patients" where there are two
+        of each.
     """
-    return _over_seeds(_measures(runs), "dice")
+    wide = _wide(runs)
+    parts = {each: _of_lists(wide[each], lambda cells: cells, together=False) for each in wide}
+    found = pd.concat(parts, names=["class"]).reset_index("class").rename(columns={"gain": "dice"})
+    return _labelled(found, runs)[[*RUN, "class", "dice", "low", "high", "over", "seeds"]]
 
 
-def gains(runs: pd.DataFrame, over: str = "nothing") -> pd.DataFrame:
-    """What loading gains: each row minus its reference with the same seed, then the mean over seeds.
+def gains(runs: pd.DataFrame, against: str = "nothing") -> pd.DataFrame:
+    """What loading gains: each row minus its reference of the same seed and size.
 
     Args:
-        runs: from `table`.
-        over: "nothing": every row against row 1; "start": every row that loads a trained source against the start
+        runs: as `summary`.
+        against: "nothing": every row against row 1; "start": every row that loads a trained source against the start
             alone, frozen against frozen (row 8) and trained on against trained on (row 9).
 
     Returns:
-        DataFrame[network, parameters, patients, row, label, class, gain, low, high, seeds]: class "mean" and
-        "foreground", as in `summary`; low, high: 95 % t interval over the seeds' differences, NaN with one seed.
+        DataFrame[network, parameters, patients, row, label, class, gain, low, high, over, seeds, simultaneous]: class
+        "mean" and "foreground", as in `summary`; low, high: 95 % limits that hold for all rows and sizes of a list at
+        once; simultaneous: how many these are.
 
     Raises:
-        OptionError: `over` is neither.
+        OptionError: `against` is neither.
     """
     references = {
         "nothing": {row: 1 for row in ROWS if row != 1},
         "start": {row: 8 if each.frozen else 9 for row, each in ROWS.items() if each.source not in ("", "start")},
     }
-    if over not in references:
-        raise OptionError(f"over={over!r}: expected one of {', '.join(references)}")
-    measures = _measures(runs)
-    measures = measures[measures["class"].isin(["mean", "foreground"])]
-    cell = ["network", "parameters", "patients", "seed", "class"]
-    wanted = measures.assign(reference=measures["row"].map(references[over])).dropna(subset="reference")
-    other = measures.rename(columns={"row": "reference", "dice": "other"})[[*cell, "reference", "other"]]
-    paired = wanted.merge(other, on=[*cell, "reference"])
-    return _over_seeds(paired.assign(gain=paired["dice"] - paired["other"]), "gain")
+    if against not in references:
+        raise OptionError(f"against={against!r}: expected one of {', '.join(references)}")
+    pairs = list(references[against].items())
+    parts = {measure: row_gains(runs, pairs, measure) for measure in MEANS}
+    found = pd.concat(parts, names=["class"]).reset_index("class").rename(columns={"better": "row"})
+    return _labelled(found, runs)[[*RUN, "class", "gain", "low", "high", "over", "seeds", "simultaneous"]]
+
+
+def row_gains(runs: pd.DataFrame, pairs: Sequence[tuple[int, int]], measure: str = "mean") -> pd.DataFrame:
+    """By how much one row lies above another of the same seed and size.
+
+    Args:
+        runs: as `summary`.
+        pairs: (better, worse), two rows each.
+        measure: a class, "mean" or "foreground", as in `summary`.
+
+    Returns:
+        DataFrame[network, parameters, patients, better, worse, gain, low, high, over, seeds, simultaneous]: low, high:
+        95 % limits that hold for all pairs and sizes of a list at once (max-t).
+    """
+
+    def differences(cells: pd.DataFrame) -> pd.DataFrame:
+        asked = itertools.product(cells.columns.unique("patients"), pairs)
+        found = {(size, *pair): cells[size, pair[0]] - cells[size, pair[1]] for size, pair in asked}
+        return pd.DataFrame(found).rename_axis(columns=["patients", "better", "worse"])
+
+    return _of_lists(_wide(runs)[measure], differences)
+
+
+def contrasts(runs: pd.DataFrame) -> pd.DataFrame:
+    """What loading a trained source does, by two contrasts that were fixed before any result that they judge.
+
+    "frozen" is the mean of rows 2, 4 and 6 minus row 1, "trained on" that of rows 3, 5 and 7, each over both sizes, of
+    the mean Dice of all classes as the paper takes it. Rows and sizes are averaged within a seed and patient.
+
+    Args:
+        runs: as `summary`.
+
+    Returns:
+        DataFrame[network, parameters, contrast, gain, low, high, over, seeds, simultaneous]: low, high: 95 % limits
+        that hold for both contrasts of a list at once (max-t).
+    """
+
+    def pooled(cells: pd.DataFrame) -> pd.DataFrame:
+        mean = cells.T.groupby("row").mean().T
+        found = {name: mean[list(rows)].mean(axis=1) - mean[1] for name, rows in CONTRASTS.items()}
+        return pd.DataFrame(found).rename_axis(columns="contrast")
+
+    return _of_lists(_wide(runs)["mean"], pooled)
+
+
+def reached(runs: pd.DataFrame) -> dict[str, float]:
+    """{network: foreground Dice of its best row with all labelled patients}, for `prr.study.standing.box`.
+
+    Args:
+        runs: as `summary`; mean over seeds and validation patients.
+    """
+    dice = _wide(runs[runs["patients"] == runs["patients"].max()])["foreground"]
+    return dice.groupby([*LIST, "row"]).mean().groupby("network").max().to_dict()
+
+
+def with_sizes(cells: pd.DataFrame) -> pd.DataFrame:
+    """How many patients are labelled, in words, beside the paper's number.
+
+    Args:
+        cells: with a column `patients`, as `summary` and `gains` give them.
+
+    Returns:
+        `cells` with columns `size` ("5 patients (10 in the paper)") and `paper_patients` (10 for the fewer, 50 for the
+        more).
+    """
+    ours, theirs = cells["patients"], cells["patients"].map(_paper_sizes(cells["patients"]))
+    words = [
+        f"{count} patient{'s' * (count != 1)}" + (f" ({printed} in the paper)" if count != printed else "")
+        for count, printed in zip(ours, theirs, strict=True)
+    ]
+    found = cells.assign(paper_patients=theirs)
+    found.insert(found.columns.get_loc("patients") + 1, "size", words)
+    return found
+
+
+def _paper_sizes(patients: pd.Series) -> dict[int, int]:
+    return dict(zip(sorted(patients.unique()), (10, 50), strict=False))
 
 
 def with_paper_values(cells: pd.DataFrame, labels: Mapping[int, str] = LABELS) -> pd.DataFrame:
@@ -308,68 +406,134 @@ def with_paper_values(cells: pd.DataFrame, labels: Mapping[int, str] = LABELS) -
         labels: of the target; what the paper prints is said of its own classes alone.
 
     Returns:
-        `cells` with columns `paper_patients` (10 for the fewer, 50 for the more) and `paper` (PSPNet's rows 1-7,
-        classes 0-3 and the mean as printed; else NaN).
+        `cells` with the columns of `with_sizes` and `paper` (PSPNet's rows 1-7, classes 0-3 and the mean as printed;
+        else NaN).
     """
-    ranks = dict(zip(sorted(cells["patients"].unique()), (10, 50), strict=False))
     printed = paper.transfer().rename(columns={f"class-{label}": label for label in range(4)})
     printed = printed if labels == LABELS else printed.head(0)
     printed = printed.melt(["patients", "row"], [0, 1, 2, 3, "mean"], "class", "paper")
     printed = printed.rename(columns={"patients": "paper_patients"}).assign(network="pspnet")
     keys = ["network", "paper_patients", "row", "class"]
-    return cells.assign(paper_patients=cells["patients"].map(ranks)).merge(printed, how="left", on=keys)
+    return with_sizes(cells).merge(printed, how="left", on=keys)
 
 
 def setting(run: Run) -> Words:
     """Who is labelled, who validates, and what every row is given, in this run."""
     (few, every), others, scale = sizes(run), run.facts("acdc")["held out"], run.profile
     return Words(
-        f"In this run the target learns from {few} of the labelled patients and from all {every}; the same "
-        f"{others} others validate every row. The paper has 10, 50 and 50. Every row "
-        f"takes {scale.transfer_steps} steps of {scale.batch_size} slices at a learning rate of "
-        f"{scale.learning_rate:g}, over {scale.seeds} seed{'s' * (scale.seeds > 1)}; its source was trained for "
-        f"{scale.steps}."
+        f"The target learns from {few} labelled patients (10 in the paper) or from all {every} (50 in the paper). "
+        f"The same {others} others (50 in the paper) validate every row. "
+        f"Every row takes {scale.transfer_steps} steps of {scale.batch_size} slices at a learning rate of "
+        f"{scale.learning_rate:g}. "
+        f"Its source was trained for {scale.steps} steps. "
+        f"All of it is done with {scale.seeds} seed{'s' * (scale.seeds != 1)}."
     )
 
 
 def in_words(runs: pd.DataFrame) -> Words:
-    """What the gains say, of the mean over all classes: a row gains, or loses, where its interval leaves 0 out."""
-    sentences, last = [], runs["class"].max()
-    for (network, parameters, patients), part in runs.groupby(["network", "parameters", "patients"], sort=False):
-        mean = summary(part).query("`class` == 'mean' and row == 1").iloc[0]
-        lines = [f"mean Dice (classes 0-{last}) with nothing loaded {mean['dice']:.2f}{_interval(mean)}"]
-        for over, words in (("nothing", "loading nothing"), ("start", "loading the start alone")):
-            gain = gains(part, over).query("`class` == 'mean'")
-            best = gain.loc[gain["gain"].idxmax()]
-            lines.append(
-                f"against {words}, rows that gain: {_listed(gain['low'] > 0, gain)}, rows that lose: "
-                f"{_listed(gain['high'] < 0, gain)}; the largest gain is {best['gain']:+.2f}{_interval(best)}, row "
-                f"{best['row']} ({best['label']})"
-            )
-        title = f"{TITLES[network]}, {parameters} list, labelled patients: {patients}, seeds: {part['seed'].nunique()}"
-        sentences.append(f"- **{title}**: {'; '.join(lines)}.")
-    return Words("\n".join(sentences))
+    """What loading does, a paragraph for each network and list: pooled, counted, and row by row.
+
+    Args:
+        runs: as `summary`; all of the mean Dice of all classes.
+    """
+    lists = runs.groupby(LIST, sort=False)
+    return Words("\n".join(f"- **{TITLES[of[0]]}, {of[1]} list.** {_told(part)}" for of, part in lists))
 
 
-def _listed(chosen: pd.Series, rows: pd.DataFrame) -> str:
-    return ", ".join(map(str, rows.loc[chosen, "row"])) or "none"
+def _told(runs: pd.DataFrame) -> str:
+    """The paragraph of one network and list."""
+    pooled, sizes = contrasts(runs), runs["patients"].nunique()
+    how = {"frozen": "Loading and freezing", "trained on": "Loading and training on"}
+    effects = [
+        f"{how[row.contrast]} {_does(row.low, row.high)}: {ranged(row.gain, row.low, row.high, row.over)}."
+        for row in pooled.itertuples()
+    ]
+    pooling = "Both are gains of mean Dice over row 1, pooled over three rows and {}, simultaneous for {} contrasts."
+    sizes = "both sizes" if sizes == 2 else "one size"
+    return " ".join([*effects, pooling.format(sizes, len(pooled)), *_counted(runs), *_singly(runs)])
 
 
-def _interval(cell: pd.Series) -> str:
-    return "" if np.isnan(cell["low"]) else f" [{cell['low']:.2f}, {cell['high']:.2f}]"
+def _does(low: float, high: float) -> str:
+    return "helps" if low > 0 else "hurts" if high < 0 else "may help or hurt"
 
 
-def _measures(runs: pd.DataFrame) -> pd.DataFrame:
-    """DataFrame[network, parameters, patients, row, label, seed, class, dice] with the two means of every run."""
-    wide = runs.pivot(index=[*RUN, "seed"], columns="class", values="dice").astype(float)
-    means = {"mean": wide.mean(axis=1), "foreground": wide.drop(columns=0).mean(axis=1)}
-    return wide.assign(**means).reset_index().melt([*RUN, "seed"], var_name="class", value_name="dice")
+def _counted(runs: pd.DataFrame) -> list[str]:
+    """How many runs lie below row 1 of their seed and size, frozen and trained on; no interval is needed to see it."""
+    dice = _wide(runs)["mean"].groupby(["seed", "patients", "row"]).mean().unstack("row")
+    below = dice.drop(columns=1).lt(dice[1], axis=0)
+    counts = [below[[row for row in below if ROWS[row].frozen == frozen]].stack() for frozen in (True, False)]
+    (frozen, of_frozen), (free, of_free) = ((int(each.sum()), len(each)) for each in counts)
+    first = "All" if frozen == of_frozen else ""
+    first = f"{first} {frozen} of {of_frozen}" if frozen else f"None of {of_frozen}"
+    lie, do = ("lies" if frozen == 1 else "lie"), ("does" if free <= 1 else "do")
+    return [
+        f"{first.strip()} frozen cells {lie} below row 1 of the same seed and size.",
+        f"Of the {of_free} trained on, {'all' if free == of_free else free or 'none'} {do}.",
+    ]
 
 
-def _over_seeds(measures: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Mean of a column over seeds with its 95 % t interval."""
-    cells = measures.groupby([*RUN, "class"], sort=False)[value].agg(["mean", "std", "count"]).reset_index()
-    half = stats.t.ppf(0.975, cells["count"] - 1) * cells["std"] / np.sqrt(cells["count"])
-    cells = cells.assign(low=cells["mean"] - half, high=cells["mean"] + half)
-    cells = cells.rename(columns={"mean": value, "count": "seeds"}).sort_values(RUN[:4], kind="stable")
-    return cells[[*RUN, "class", value, "low", "high", "seeds"]].reset_index(drop=True)
+def _singly(runs: pd.DataFrame) -> list[str]:
+    """How many single rows gain or lose for certain, against row 1 and against the start alone."""
+    told = []
+    for against, words in (("nothing", "Row by row over row 1"), ("start", "Over the start alone")):
+        rows = gains(runs, against).query("`class` == 'mean'")
+        won, lost = int((rows["low"] > 0).sum()), int((rows["high"] < 0).sum())
+        told.append(
+            f"{words}, simultaneous for {len(rows)}: {won or 'no'} certain gain{'s' * (won != 1)}, "
+            f"{lost or 'no'} certain loss{'es' * (lost != 1)}."
+        )
+    return told
+
+
+def _wide(runs: pd.DataFrame) -> pd.DataFrame:
+    """Dice of every run and patient, a column for each class and for their two means.
+
+    A patient who has not a class counts there as the mean of those who have it, who count for so much more: the mean
+    over patients stays theirs, and so does, to first order, its error. No patient and no other class is lost by it. A
+    class that nobody has is NaN and stays out of the means.
+    """
+    runs = runs if "patient" in runs else runs.assign(patient=0)
+    wide = runs.pivot(index=[*RUN, "seed", "patient"], columns="class", values="dice").astype(float)
+    of_run = wide.groupby([*RUN, "seed"])
+    mean, weight = of_run.transform("mean"), 1 / wide.notna().groupby([*RUN, "seed"]).transform("mean")
+    wide = wide.where(weight == 1, mean + (wide - mean) * weight).fillna(mean)
+    return wide.assign(mean=wide.mean(axis=1), foreground=wide.drop(columns=0).mean(axis=1))
+
+
+def _of_lists(
+    dice: pd.Series, made_of: Callable[[pd.DataFrame], pd.DataFrame], together: bool = True
+) -> pd.DataFrame:  # fmt: skip
+    """What is made of the cells of each network and list, with its interval.
+
+    Args:
+        dice: a column of `_wide`.
+        made_of: DataFrame[cells named by patients and row] -> DataFrame[what is asked], a line for each seed and
+            patient.
+        together: one limit for all columns of a list, else each by itself.
+
+    Returns:
+        DataFrame[network, parameters, names of the columns, gain, low, high, over, seeds, simultaneous].
+    """
+    parts = {}
+    for of, part in dice.groupby(LIST):
+        asked = made_of(part.droplevel([*LIST, "label"]).unstack(["patients", "row"]).sort_index(axis=1))
+        families = [asked] if together else [asked[[column]] for column in asked]
+        parts[of] = pd.concat([_crossed(family) for family in families])
+    return pd.concat(parts, names=LIST).reset_index()
+
+
+def _crossed(values: pd.DataFrame) -> pd.DataFrame:
+    """Mean of each column over seeds and patients with simultaneous 95 % limits for all of them.
+
+    values: a line for each seed and patient, by these names.
+    """
+    counts = {name: values.index.unique(each).size for name, each in (("seeds", "seed"), ("patients", "patient"))}
+    block = values.to_numpy().reshape(counts["seeds"], 1, counts["patients"], -1)
+    found = dict(zip(("gain", "low", "high"), crossed_interval(block), strict=True))
+    over = " and ".join(name for name, count in counts.items() if count > 1)
+    return pd.DataFrame(found, values.columns).assign(over=over, seeds=counts["seeds"], simultaneous=values.shape[1])
+
+
+def _labelled(found: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Cells with the label of their row, in order."""
+    return found.merge(runs[RUN].drop_duplicates(), on=RUN[:4]).sort_values(RUN[:4], kind="stable", ignore_index=True)
