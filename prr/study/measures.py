@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
 from prr import bn, distance, metrics, reuse
 from prr.data import Slices
 from prr.layers import parameter_table
 from prr.reuse import device_of
-from prr.study import models, networks
+from prr.study import models, networks, training
+from prr.study.display import Words
 from prr.study.jobs import Job
 from prr.study.run import Run
 from prr.study.training import TASKS
+
+ROUNDING = 1e-3  # share of its kernel's below which a bias's gradient is taken for rounding error
+EPSILON = 1e-8  # which Adam adds to the size of a gradient before it divides by it
 
 
 def dice(run: Run, network: str, dataset: str = "acdc") -> Job:
@@ -83,3 +89,64 @@ def _norm(model: nn.Module, layer: int) -> str:
 
 def _images(model: nn.Module, slices: Slices, count: int) -> Tensor:
     return slices.validation.images[:count].to(device_of(model))
+
+
+def biases(run: Run, network: str) -> Job:
+    """How far the biases of the target's convolutions have gone from 0, and what gradient is there to move them.
+
+    Returns:
+        The job of DataFrame[layer, name, batch_norm, bias, gradient, kernel]; batch_norm: one follows directly; bias:
+        root mean square of what began as 0; gradient, kernel: those of the loss by bias and by kernel, on one batch of
+        the training part.
+    """
+    given = {"slices": run.data("acdc"), "batch_size": run.profile.batch_size, "seed": run.seed}
+    return run.job(biases_on_batch, "biases", target=networks.model(run, network), **given)
+
+
+def biases_on_batch(target: nn.Module, slices: Slices, batch_size: int, seed: int) -> pd.DataFrame:
+    """See `biases`."""
+    probe, part, device = copy.deepcopy(target).to(memory_format=models.LAYOUT), slices.train, device_of(target)
+    index = next(training.orders(len(part.images), batch_size, seed))
+    images, masks = part.images[index].to(device), part.masks[index].long().to(device)
+    nowhere = torch.optim.SGD(probe.parameters(), lr=0.0)  # a step as in training, for its gradients alone
+    training.advance(probe, nowhere, training.segmentation_loss, images, masks)
+    table = parameter_table(target).query("kind == 'B'")[["layer", "name"]].reset_index(drop=True)
+    layers = [probe.get_submodule(name) for name in table["name"]]
+    values = {
+        "bias": [layer.bias for layer in layers],
+        "gradient": [layer.bias.grad for layer in layers],
+        "kernel": [layer.weight.grad for layer in layers],
+    }
+    table["batch_norm"] = table["name"].isin(bn.biased_convolutions(target).values())
+    return table.assign(**{name: [_rms(value) for value in each] for name, each in values.items()})
+
+
+def _rms(value: Tensor) -> float:
+    """Root mean square."""
+    return value.detach().double().square().mean().sqrt().item()
+
+
+def biases_in_words(table: pd.DataFrame, learning_rate: float) -> Words:
+    """What moves a bias before batch norm, from `biases` and the step size of their training."""
+    held = table[table["batch_norm"]]
+    if held.empty:
+        return Words("No convolution of this network has a bias before batch norm.")
+    share, moved = (held["gradient"] / held["kernel"]).max(), held["bias"] > learning_rate
+    none = share < ROUNDING
+    what = "has no gradient but rounding error" if none else "has a gradient here"
+    count = f"{moved.sum()} of {len(held)}" if moved.any() else f"none of {len(held)}"
+    return Words(
+        f"**A bias before batch norm {what}**: {'at most' if none else 'up to'} {share:.1g} of its kernel's. "
+        f"**It {'moves all the same' if moved.any() else 'hardly moves'}**: {count} went further from 0 than one full "
+        f"step of Adam, {learning_rate:g}. {_damped(held)}"
+    )
+
+
+def _damped(held: pd.DataFrame) -> str:
+    """Whether Adam's epsilon tells the biases that moved from those that did not."""
+    above = held["gradient"] > EPSILON
+    if above.all() or not above.any():
+        return f"{'All' if above.all() else 'None'} of their gradients exceed Adam's epsilon, {EPSILON:g}."
+    far, near = held.loc[above, "bias"].mean(), held.loc[~above, "bias"].mean()
+    finding = "Adam's epsilon damps the others" if far > near else "Adam's epsilon does not tell them apart"
+    return f"{finding}: where the gradient exceeds {EPSILON:g} the bias is {far:.1g} on average, elsewhere {near:.1g}."

@@ -12,7 +12,7 @@ import pandas as pd
 
 from prr.study import measures
 from prr.study.backbones import ARCHITECTURES
-from prr.study.display import Box
+from prr.study.display import Box, Words
 from prr.study.run import Run
 
 
@@ -54,3 +54,16 @@ def box(run: Run, reached: Mapping[str, float]) -> Box:
         return Box()
     cure = "Train longer (steps), or, for data on which no network reaches that, set unet_floor or pspnet_floor."
     return Box(" ".join(["The target is too weak: what has little to lose survives anything.", *told, cure]))
+
+
+def in_words(run: Run, reached: Mapping[str, float]) -> Words:
+    """What a page says where all targets are good enough.
+
+    Args: as `shortfalls`.
+    """
+    told = [
+        f"**{ARCHITECTURES[network].title} is good enough to be damaged**: it reaches {dice:.2f} of foreground Dice "
+        f"and needs {floor(run, network):.2f}."
+        for network, dice in reached.items()
+    ]
+    return Words(" ".join(told))

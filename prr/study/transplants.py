@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import nn
 
@@ -13,7 +14,9 @@ from prr.data import Slices
 from prr.distance import rmse
 from prr.errors import OptionError
 from prr.layers import check_kinds
+from prr.metrics import drop_interval
 from prr.study import networks
+from prr.study.display import Words, ranged
 from prr.study.jobs import Form, Job, derived, kept_as
 from prr.study.paper import KINDS
 from prr.study.run import Run
@@ -23,6 +26,8 @@ TABLES = ("swept", "share", "sources", "joint", "pairs", "incomparable")  # of a
 FACTS = ("reusable_network", "drawn", "plan_from", "tolerance", "score", "notes", "made")
 DIGITS = {"score": 5, "drop": 5}  # decimals of `drops`: one study has a million of these rows, and Dice is no finer
 A1, A2 = ("acdc", "segmentation"), ("acdc", "auto-encoding")  # as the paper calls them
+# UNet's levels: no long connection leads around the highest, four of them lead around the lowest
+TOP, BOTTOM = ("down.0.", "up.3.block."), ("down.4.",)
 START = "start"  # the donor that is the network from which the target's training began
 
 
@@ -188,3 +193,41 @@ def judged(
     policy = {"policy": "drawn", "seed": seed}  # the paper's own
     asked = {"tolerance": tolerance, "ignore_index": slices.ignore}
     return verdict.judge(target, sources, slices.validation, **policy, **asked, progress=progress)
+
+
+def in_words(found: pd.DataFrame) -> Words:
+    """Which kernel costs most, and whether UNet's lowest level costs less than its highest, from `by_patient`."""
+    kernels = found[found["kind"] == "W"]
+    return Words(" ".join(filter(None, [_costliest(kernels), _levels(kernels)])))
+
+
+def _costliest(kernels: pd.DataFrame) -> str:
+    """The kernel whose transplant costs most, and how much less the next one costs."""
+    first, second = reuse.averaged(kernels).nlargest(2, "drop").itertuples()
+    score = kernels.pivot(index="patient", columns="layer", values="score")
+    (low,), (high,) = drop_interval(score[second.layer].to_numpy(), score[first.layer].to_numpy()[None])
+    costs = "costs" if low > 0 else "may cost as much, though here it costs"
+    return (
+        f"**Kernel {first.layer}, `{first.name}`, costs most**: foreground Dice falls by "
+        f"{ranged(first.drop, first.low, first.high, 'patients')}, to {first.score:z.2f}. The next, kernel "
+        f"{second.layer}, {costs} {ranged(first.drop - second.drop, low, high, 'patients')} less."
+    )
+
+
+def _levels(kernels: pd.DataFrame) -> str:
+    """Whether kernels that long connections lead around cost less, by patient; nothing of other networks than UNet."""
+    scores = kernels.set_index("patient")["score"]
+    top, bottom = (scores[kernels["name"].str.startswith(level).to_numpy()] for level in (TOP, BOTTOM))
+    if bottom.empty:
+        return ""
+    top, bottom = (each.groupby("patient").mean().to_numpy() for each in (top, bottom))
+    (low,), (high,) = drop_interval(bottom, top[None])
+    less, compared = np.nanmean(bottom) - np.nanmean(top), "than those at the top"
+    if low > 0:
+        finding = f"As predicted, kernels at the bottom cost less {compared}"
+        return f"**{finding}**: by {ranged(less, low, high, 'patients')}."
+    if high < 0:
+        finding = f"Against the prediction, kernels at the bottom cost more {compared}"
+        return f"**{finding}**: by {ranged(-less, -high, -low, 'patients')}."
+    finding = f"Whether kernels at the bottom cost less {compared}, as predicted, is open"
+    return f"**{finding}**: {ranged(less, low, high, 'patients')} less."
