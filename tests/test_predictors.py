@@ -14,7 +14,7 @@ from torch import nn
 
 import prr
 from prr.errors import DataError, NetworkError, OptionError
-from prr.predictors import activations, cka, h_score, layer_similarity, logme, pixels, rank_agreement
+from prr.predictors import activations, cka, h_score, jackknife, layer_similarity, logme, pixels, rank_agreement
 from prr.samples import Samples
 
 
@@ -471,8 +471,6 @@ def test_rank_agreement_is_scipys_with_ties():
     rho, low, high = rank_agreement(score, score + truth)
     assert rho == pytest.approx(stats.spearmanr(score, score + truth).statistic)
     assert low < rho < high < 1
-    assert rank_agreement(score, score + truth) == (rho, low, high)
-    assert rank_agreement(score, score + truth, seed=1) != (rho, low, high)
 
 
 def test_an_order_that_agrees_is_1_and_its_reverse_minus_1():
@@ -520,6 +518,39 @@ def test_what_comes_in_groups_counts_as_one():
     assert alone[0] == naive[0] == pytest.approx(grouped[0])
     assert naive[2] - naive[1] < (alone[2] - alone[1]) / 2
     assert grouped == pytest.approx(alone, abs=0.05)
+
+
+def test_the_limits_are_those_of_a_jackknife_by_hand():
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(6), [4, 4, 3, 3, 3, 3])
+    score = rng.normal(size=20)
+    truth = score + rng.normal(size=20)
+    rho, low, high = rank_agreement(score, truth, groups)
+    pseudo = [6 * rho - 5 * stats.spearmanr(score[groups != g], truth[groups != g]).statistic for g in range(6)]
+    half = stats.t.ppf(0.975, 5) * stats.sem(pseudo) / (1 - rho**2)
+    assert np.arctanh([low, high]) == pytest.approx(np.arctanh(rho) + np.array([-half, half]))
+
+
+@pytest.mark.parametrize(("rho", "shared"), [(0.0, 0.5), (0.85, 0.9)])
+def test_the_interval_over_six_groups_covers_what_it_says(rho, shared):
+    rng, groups = np.random.default_rng(0), np.repeat(np.arange(6), [4, 4, 3, 3, 3, 3])
+    truth, covered = 6 / np.pi * np.arcsin(rho / 2), 0  # Spearman's of normal pairs
+    for _ in range(200):
+        of_groups, own = rng.normal(size=(2, 6)), rng.normal(size=(2, 20))
+        both = shared**0.5 * of_groups[:, groups] + (1 - shared) ** 0.5 * own
+        x, y = both[0], rho * both[0] + np.sqrt(1 - rho**2) * both[1]
+        _, low, high = rank_agreement(x, y, groups)
+        covered += low <= truth <= high
+    assert 0.92 <= covered / 200 <= 0.99  # 88 to 95 % with a percentile bootstrap over groups
+
+
+def test_of_a_mean_the_jackknife_is_students_interval():
+    values = np.random.default_rng(0).normal(size=7)
+    half = jackknife(lambda rows: values[rows].mean(), range(7))
+    assert half == pytest.approx(stats.t.ppf(0.975, 6) * stats.sem(values))
+    copied = np.repeat(values, 3)  # a group counts as one
+    assert jackknife(lambda rows: copied[rows].mean(), np.repeat(range(7), 3)) == pytest.approx(half)
+    assert np.isnan(jackknife(lambda rows: values[rows].mean(), [0, 0, 1, 1, 1, 2, 2]))
 
 
 def test_lengths_that_differ_are_refused():
