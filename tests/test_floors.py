@@ -38,6 +38,7 @@ study.networks
 study.measures study.transplants study.sources study.grid
 study.standing study.examples study.transfer study.architecture study.redundancy study.prefixes
 study.prediction study.rules
+study.stages
 study.claims
 study.ledger
 study.chapters

@@ -34,8 +34,8 @@ class Profile:
     normalisation: str = "zscore"  # of each volume: zscore, or unit for [0, 1]
     unet_width: int = 8  # channels of the first level
     pspnet_width: int = 16  # from 8: without AVX-512, training a strided 1x1 of fewer channels writes out of bounds
-    unet_start: str = "independent"  # any but imagenet; the paper names no common start for its UNet
-    pspnet_start: str = "shared"  # shared stands in for the paper's common ImageNet weights
+    unet_start: str = "independent"  # any but imagenet; the paper says nothing of its UNet's start: we infer this
+    pspnet_start: str = "shared"  # stands in for ImageNet weights in common, which we infer from the paper
     steps: int = 140  # of the optimiser, the same for every network
     batch_size: int = 8
     learning_rate: float = 3e-3
@@ -51,6 +51,9 @@ class Profile:
     grid_every: int = 6  # of each validation patient's slices one in so many is scored
     grid_seeds: int = 3  # of targets, and of sources, that are crossed
     rest_seeds: int = 1  # of what does not belong to the headline contrast; as many as grid_seeds: nothing is thinned
+    stage_steps: int = 600  # of the longest training of chapter 4's curves
+    stages: int = 4  # of those curves, each of a quarter of the next one's steps
+    stage_seeds: int = 3  # of their targets; two at least, for an independent source is that of another seed
     example_images: int = 400  # digits, of 500, on which the networks of chapter 10 are judged; so many shapes at most
     unet_floor: float = 0.78  # foreground Dice below which a target is too weak to be judged
     pspnet_floor: float = 0.70
@@ -61,14 +64,15 @@ PROFILES = {
     "smoke": Profile(
         name="smoke", acdc_patients=4, t1_patients=7, rvsc_patients=2, size=48, spacing_mm=3.0,
         unet_width=2, pspnet_width=8, steps=8, batch_size=8, few_patients=1, transfer_steps=4, grid_steps=4,
-        grid_every=1, grid_seeds=2, example_images=40,
+        grid_every=1, grid_seeds=2, stage_steps=8, stages=2, stage_seeds=2, example_images=40,
     ),
     "quick": Profile(),
     "paper": Profile(
         name="paper", acdc_patients=100, t1_patients=210, rvsc_patients=32, size=128, spacing_mm=1.5,
         unet_width=64, pspnet_width=64, steps=6000, batch_size=32, learning_rate=1e-3, few_patients=10,
         seeds=3, transfer_steps=3000, transfer_network="both", transfer_list="both", grid_size=128, grid_steps=6000,
-        example_images=500, grid_batch=32, grid_every=1, grid_seeds=5, rest_seeds=5,
+        example_images=500, grid_batch=32, grid_every=1, grid_seeds=5, rest_seeds=5, stage_steps=24000, stages=7,
+        stage_seeds=5,
     ),
 }  # fmt: skip
 
@@ -115,4 +119,6 @@ def _checked(key: str, value: Any, like: Any) -> Any:
         raise OptionError(f"spacing_mm={value}: expected 0.1 to 10 mm")
     if key == "batch_size" and value < 2:
         raise OptionError("batch_size=1: expected at least 2, for batch norm needs more than one value")
+    if key == "stage_seeds" and value < 2:
+        raise OptionError("stage_seeds=1: expected at least 2, for an independent source is that of another seed")
     return type(like)(value)
