@@ -26,6 +26,11 @@ def foreground(dice: pd.DataFrame) -> float:
     return float(dice[dice["class"] > 0].groupby("patient")["dice"].mean().mean())
 
 
+def before(sweep: pd.DataFrame) -> float:
+    """Foreground Dice of the target of a `transplants.sweep`."""
+    return float(sweep["score"].iloc[0] + sweep["drop"].iloc[0])
+
+
 def floor(run: Run, network: str) -> float:
     """Foreground Dice that a target of this architecture has to reach in this run."""
     return getattr(run.profile, f"{ARCHITECTURES[network].sized_as}_floor")
