@@ -24,9 +24,9 @@ ROUNDING = 1e-3  # share of its kernel's below which a bias's gradient is taken 
 EPSILON = 1e-8  # which Adam adds to the size of a gradient before it divides by it
 
 
-def dice(run: Run, network: str, dataset: str = "acdc") -> Job:
-    """DataFrame[patient, class, dice] of a segmentation network on the validation patients."""
-    model = networks.model(run, network, dataset, "segmentation")
+def dice(run: Run, network: str, dataset: str = "acdc", task: str = "segmentation", **of: Any) -> Job:
+    """DataFrame[patient, class, dice] of a network on the validation patients; of: as `networks.model`."""
+    model = networks.model(run, network, dataset, task, **of)
     return run.job(dice_by_class, "Dice", model=model, slices=run.data(dataset))
 
 
