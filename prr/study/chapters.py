@@ -63,7 +63,7 @@ def layer_by_layer(run: Run, network: str) -> list[Need]:
 
 def _unet(run: Run) -> list[Need]:
     itself = transplants.sweep(run, "unet", layers=[1], source=("acdc", "segmentation"))
-    return [*layer_by_layer(run, "unet"), itself]
+    return [*layer_by_layer(run, "unet"), itself, measures.biases(run, "unet")]
 
 
 def _pspnet(run: Run) -> list[Need]:
