@@ -25,6 +25,7 @@ from prr.study import (
     prefixes,
     redundancy,
     sources,
+    stages,
     training,
     transfer,
     transplants,
@@ -67,16 +68,17 @@ def _unet(run: Run) -> list[Need]:
 
 
 def _pspnet(run: Run) -> list[Need]:
-    return [*layer_by_layer(run, "pspnet"), transplants.sweep(run, "unet")]
+    return [*layer_by_layer(run, "pspnet"), transplants.sweep(run, "unet"), stages.table(run)]
 
 
 def _distances(run: Run) -> list[Need]:
     sizes = (None, run.few_patients)
-    return [sources.over_seeds(run, network, patients) for network in TITLES for patients in sizes]
+    apart = [sources.over_seeds(run, network, patients) for network in TITLES for patients in sizes]
+    return [*apart, *(measures.dice(run, network) for network in TITLES)]
 
 
 def _transfer(run: Run) -> list[Need]:
-    return [transfer.table(run)]
+    return [transfer.by_patient(run)]
 
 
 def _verdict(run: Run) -> list[Need]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -259,6 +260,64 @@ def drop_against_distance(table: pd.DataFrame, names: dict[str, str], *, note: s
     axis.set_ylabel("drop of foreground Dice,\nmean over kernels")
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return finished(figure, [axis], note)
+
+
+def stages(
+    summary: pd.DataFrame, seeds: pd.DataFrame, floors: Mapping[str, float], names: Mapping[str, str], *,
+    tolerance: float, against: str = "steps", note: str = "",
+) -> Figure:  # fmt: skip
+    """Share of the kernels that pass, above, and their mean drop, below, over training; a column for each network.
+
+    Args:
+        summary: DataFrame[network, start, steps, dice, relative, passing, passing_low, passing_high, passing_over,
+            drop, low, high, over] from `prr.study.stages.summary`.
+        seeds: DataFrame[network, start, seed, steps, relative, passing, drop] from `prr.study.stages.by_seed`: thin.
+        floors: {network: foreground Dice}; a point whose target is below it is hollow.
+        names: {network: how it is written}, two, in the order of the columns.
+        tolerance: drop that counts as none.
+        against: steps, or relative for the relative RMSE.
+        note: where the numbers come from.
+    """
+    figure, axes = panels(2 * len(names), sharey="row")
+    share = {f"passing_{each}": each for each in ("low", "high", "over")}
+    words = {"steps": "steps of training", "relative": "relative RMSE, mean over kernels"}
+    views = {"passing": summary.drop(columns=list(share.values())).rename(columns=share), "drop": summary}
+    for axis, (value, network) in zip(axes, itertools.product(views, names), strict=True):
+        part, thin = (each[each["network"] == network] for each in (views[value], seeds))
+        for start in part["start"].unique():
+            points, lines = (each[each["start"] == start] for each in (part, thin))
+            _curve(axis, points, lines, start, floors[network], value, against)
+        axis.set(title=names[network], xscale="log", xlabel=words[against])
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.set_ylabel({"passing": "share of kernels that pass", "drop": "mean drop over kernels"}[value])
+        axis.plot([], [], "o", color="0.4", fillstyle="none", label="hollow: target too weak")
+        if part["low"].notna().any():
+            axis.plot([], [], color="0.4", linewidth=1, label=f"bars: 95 % over {part['over'].iloc[0]}")
+    for axis in axes[:: len(names)]:
+        axis.legend(frameon=False, fontsize=7)
+    for above, below in zip(axes[: len(names)], axes[len(names) :], strict=True):
+        above.axhline(0.5, color="0.4", linestyle=":", linewidth=1)
+        above.set_ylim(-0.04, 1.04)
+        below.axhspan(0, tolerance, color="0.9", zorder=0)
+        below.set_ylim(-0.1, max(0.3, 1.25 * seeds["drop"].max()))  # a few seeds' limits may run out of the panel
+    return finished(figure, axes, note)
+
+
+def _curve(
+    axis: Axes, points: pd.DataFrame, seeds: pd.DataFrame, start: str, floor: float, value: str, against: str
+) -> None:  # fmt: skip
+    """One start's curve with its intervals, hollow where the target is too weak; behind it those of single seeds."""
+    marker, colour, _ = START_STYLE[start]
+    for _, one in seeds.groupby("seed"):
+        axis.plot(one[against], one[value], color=colour, linewidth=0.6, alpha=0.4, zorder=1)
+    line = {"color": colour, "marker": marker, "markevery": []}  # markers in the legend alone
+    axis.plot(points[against], points[value], label=f"{start} start", **line)
+    is_weak = ~(points["dice"] >= floor)
+    for some, fill in ((points[~is_weak], "full"), (points[is_weak], "none")):
+        style = {"fmt": marker, "fillstyle": fill, "color": colour, "markersize": 6, "elinewidth": 1, "capsize": 3}
+        intervals(axis, some[against], some, value, zorder=3, **style)
 
 
 def controls(means: pd.DataFrame, judged: pd.DataFrame, *, tolerance: float, note: str = "") -> Figure:

@@ -228,4 +228,4 @@ def _training(curves: pd.DataFrame, changed: pd.DataFrame, floor: float) -> Iter
         begin = FROM[row.start].capitalize()
         yield f"{begin} {says} with training: {first:.2f} after {one} steps, {last:.2f} at the end, change {change}."
         if row.high < 0 and near < MOVED * far:
-            yield f"What passed at first had hardly moved: relative RMSE {near:.2f}, at the end {far:.2f}."
+            yield f"What passed at first alone had hardly moved: relative RMSE {near:.2f}, at the end {far:.2f}."
