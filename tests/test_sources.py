@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import ttest_rel as t_test
 from sklearn.cluster import AgglomerativeClustering
 from torch import nn
 
@@ -200,18 +201,52 @@ def test_biases_have_no_say_in_the_ranking():
     assert sources.ranking(pd.concat([kernels, biases]))["relative"].tolist() == [1, 2]
 
 
+def ranked(*seeds):
+    """`stability` of sources by their relative RMSE in each seed."""
+    found = [
+        table(dict(zip(((TARGET, label) for label in LABELS[1:]), values, strict=False)), seed=seed)
+        for seed, values in enumerate(seeds)
+    ]
+    return sources.stability(sources.ranking(pd.concat(found))).set_index("source")
+
+
 def test_stability_is_a_t_interval_over_seeds():
-    values = [{(TARGET, "T1 seg"): value, (TARGET, "T1 auto"): 2.5} for value in (1, 2, 3)]
-    seeds = [table(value, seed=seed) for seed, value in enumerate(values)]
-    found = sources.stability(sources.ranking(pd.concat(seeds))).set_index("source").loc["T1 seg"]
+    found = ranked((1, 2.5), (2, 2.5), (3, 2.5)).loc["ACDC auto"]
     half = 4.302653 / 3**0.5  # t of 2 degrees of freedom at 97.5 %; standard deviation 1
     assert (found["low"], found["relative"], found["high"]) == pytest.approx((2 - half, 2, 2 + half), abs=1e-5)
-    assert (found["best"], found["worst"], found["seeds"]) == (1, 2, 3)
+    assert (found["over"], found["seeds"]) == ("seeds", 3)
 
 
-def test_one_seed_has_no_interval_and_no_agreement():
+def test_sources_rank_only_as_far_as_paired_differences_tell_them_apart():
+    """Levels of seeds fall out of a difference: the first two change places, the third is always farther by 1."""
+    found = ranked((1.0, 1.1, 2.05), (3.1, 3.0, 4.0), (2.0, 2.05, 3.0))
+    assert found[["best", "worst"]].to_numpy().tolist() == [[1, 2], [1, 2], [3, 3]]
+    assert found.index.tolist() == ["ACDC auto", "T1 seg", "T1 auto"]
+    for first, second in itertools.combinations(found.index, 2):  # their own intervals do not tell them apart
+        assert found.loc[first, "high"] > found.loc[second, "low"]
+    apart = ranked((1.0, 1.1, 2.05), (3.0, 3.1, 4.0), (2.0, 2.12, 3.0))
+    assert apart[["best", "worst"]].to_numpy().tolist() == [[1, 1], [2, 2], [3, 3]]
+
+
+def test_what_is_apart_is_what_a_paired_t_test_tells_apart():
+    random = np.random.default_rng(2)
+    seeds = random.normal(1, 0.1, (4, 1)) + random.normal(0, 0.03, (4, 5)) + [0, 0.02, 0.06, 0.1, 0.2]
+    found = ranked(*seeds)
+    test = {pair: t_test(*(seeds[:, each] for each in pair)) for pair in itertools.permutations(range(5), 2)}
+    for place, source in enumerate(LABELS[1:]):
+        others = [each for each in range(5) if each != place]
+        nearer = sum(test[other, place].pvalue < 0.05 and test[other, place].statistic < 0 for other in others)
+        farther = sum(test[other, place].pvalue < 0.05 and test[other, place].statistic > 0 for other in others)
+        assert found.loc[source, ["best", "worst"]].tolist() == [1 + nearer, 5 - farther]
+    assert (found["best"] < found["worst"]).any()
+    assert (found["best"] > 1).any()
+
+
+def test_one_seed_has_no_interval_no_rank_and_no_agreement():
     order = sources.ranking(table({(TARGET, "T1 seg"): 1.0, (TARGET, "T1 auto"): 2.0}))
-    assert sources.stability(order)[["low", "high"]].isna().all(axis=None)
+    found = sources.stability(order)
+    assert found[["low", "high"]].isna().all(axis=None)
+    assert found[["over", "best", "worst"]].to_numpy().tolist() == [["", 1, 2]] * 2
     assert sources.agreement(order).empty
 
 
@@ -240,8 +275,8 @@ def test_rmse_that_is_all_travel_follows_its_null():
     pairs = table(all_pairs(lambda number: 1.0 + number))
     told = sources.travel(pairs.assign(null=2 * pairs["rmse"]))
     assert told["correlation"].tolist() == pytest.approx([1, 1])
-    assert told[["ratio_low", "ratio_high"]].to_numpy() == pytest.approx(0.5)
-    assert dict(zip(told["over"], told["count"], strict=True)) == {"sources": 5, "pairs": 15}
+    assert told[["smallest", "largest"]].to_numpy() == pytest.approx(0.5)
+    assert dict(zip(told["among"], told["count"], strict=True)) == {"sources": 5, "pairs": 15}
     assert sources.travel(pairs.assign(null=20 - pairs["rmse"]))["correlation"].tolist() == pytest.approx([-1, -1])
 
 
@@ -335,6 +370,13 @@ def test_ranges_overlap_where_they_meet_and_not_where_they_are_apart():
     assert ranges(2.0) == {"A": "BC", "B": "AC", "C": "AB"}
 
 
+def test_ranges_say_of_how_many_pairs_and_seeds():
+    one = table(all_pairs(lambda number: 1.0 + number))
+    assert sources.ranges(sources.relations(one))["over"].tolist() == [f"{n} pairs, 1 seed" for n in (3, 6, 6)]
+    two = sources.ranges(sources.relations(pd.concat([one, one.assign(seed=1)])))
+    assert two["over"].tolist() == [f"{n} pairs, 2 seeds" for n in (3, 6, 6)]
+
+
 def test_ranges_of_one_network_do_not_meet_those_of_another():
     pairs = table({("ACDC seg", "ACDC auto"): 1.0}), table({("ACDC seg", "T1 seg"): 1.0}, network="unet")
     assert sources.ranges(sources.relations(pd.concat(pairs)))["overlaps"].tolist() == ["", ""]
@@ -343,13 +385,70 @@ def test_ranges_of_one_network_do_not_meet_those_of_another():
 # ----------------------------------------------------------------------- words
 
 
-def test_words_name_the_nearest_and_the_farthest():
-    pairs = pd.concat([table(all_pairs(lambda number: 1.0 + number), seed=seed) for seed in (0, 1)])
-    pairs["null"] = pairs["rmse"]
-    said = sources.in_words(pairs, sources.ranking(pairs))
-    for words in ("nearest to ACDC seg is ACDC auto", "farthest is RVSC auto", "Kendall's tau 1.00", "in 2 of 2 seeds"):
-        assert words in said
-    one = pairs[pairs["seed"] == 0]
-    said = sources.in_words(one, sources.ranking(one))
-    assert "no interval" in said
-    assert "95 %" not in said
+def world(values, seeds=3, null=2.0):
+    """Pairs whose RMSE is a function of their number and the seed; nulls are never quite the same."""
+    every = [table(all_pairs(lambda number, seed=seed: values(number, seed)), seed=seed) for seed in range(seeds)]
+    pairs = pd.concat(every, ignore_index=True)
+    return pairs.assign(null=null * (1 + 1e-6 * pairs.index))
+
+
+def said(sentences, pairs, few=None):
+    """The sentences of one network."""
+    few = pairs if few is None else few
+    return sentences(sources.in_words(pairs, sources.ranking(few)))
+
+
+def test_words_name_the_nearest_where_it_is_certain(sentences):
+    told = said(sentences, world(lambda number, seed: 1.0 + number + 0.01 * seed))
+    assert told[0] == "PSPNet."
+    assert told[1] == "ACDC auto is nearest to ACDC seg, at a relative RMSE of 1.01 [0.99, 1.03] over seeds."
+    assert "Orders of 3 seeds agree with a Kendall's tau of 1.00." in told
+
+
+def test_words_name_a_tie_where_it_is_one(sentences):
+    """.297 against .298: two that change places from seed to seed, and three that are clearly farther."""
+    close = world(lambda number, seed: (0.297 + 0.001 * ((number + seed) % 2)) if number < 2 else 1.0 + number)
+    told = said(sentences, close)
+    assert told[1] == "ACDC auto and T1 seg can't be told apart as the nearest to ACDC seg, over 3 seeds."
+    assert not any("is nearest" in each for each in told)
+    noisy = said(sentences, world(lambda number, seed: 1.0 + (number + seed) % 5, seeds=5))
+    assert noisy[1] == "No source can be told apart as the nearest to ACDC seg, over 5 seeds."
+
+
+def test_words_of_one_seed_rank_nothing(sentences):
+    told = said(sentences, world(lambda number, seed: 1.0 + number, seeds=1))
+    assert told[1] == "ACDC auto has the smallest relative RMSE from ACDC seg, 1.000, in one seed."
+    assert not any(words in each for each in told for words in ("Kendall", "nearest to", "["))
+    assert "A target of few patients has the same source nearest in 1 of 1 seed." in told
+
+
+@pytest.mark.parametrize(("null", "which"), [(20.0, "All 15 pairs"), (0.5, "None of 15 pairs"), (8.5, "8 of 15 pairs")])
+def test_words_count_the_pairs_that_moved_alike(sentences, null, which):
+    told = said(sentences, world(lambda number, seed: 1.0 + number, null=null))
+    (found,) = (each for each in told if "unrelated directions" in each)
+    assert found.startswith(f"{which} lie nearer than unrelated directions would: the ratio to the null is ")
+    assert found.endswith(f"{1 / null:.2f} to {15 / null:.2f}.")
+
+
+def test_words_say_which_ranges_are_apart(sentences):
+    value = {"A": 1.0, "B": 2.0, "C": 2.0}
+    relation = [sources.relation(*pair)[0] for pair in itertools.combinations(LABELS, 2)]
+    apart = said(sentences, world(lambda number, seed: value[relation[number]] + 0.01 * number))
+    assert "Ranges of RMSE are apart for A and B and for A and C, over 15 pairs and 3 seeds." in apart
+    same = said(sentences, world(lambda number, seed: 1.0 + 0.01 * number))
+    assert "Ranges of RMSE overlap for all of A, B and C, over 15 pairs and 3 seeds." in same
+
+
+def test_words_count_the_seeds_in_which_few_patients_agree(sentences):
+    pairs, few = world(lambda number, seed: 1.0 + number), world(lambda number, seed: 1.0 + abs(number - seed))
+    assert "A target of few patients has the same source nearest in 3 of 3 seeds." in said(sentences, pairs)
+    assert "A target of few patients has the same source nearest in 1 of 3 seeds." in said(sentences, pairs, few)
+
+
+def test_words_of_two_networks_are_two_paragraphs(sentences):
+    pairs = world(lambda number, seed: 1.0 + number)
+    both = pd.concat([pairs, pairs.assign(network="unet", relative=1.0)])
+    told = sources.in_words(both, sources.ranking(both)).splitlines()
+    assert [line.split("**")[1] for line in told] == ["PSPNet.", "UNet."]
+    assert "No source can be told apart" in told[1]
+    assert told[1].endswith("has the same source nearest in 3 of 3 seeds.")

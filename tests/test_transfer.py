@@ -551,13 +551,13 @@ def test_what_the_paper_has_not_is_left_empty():
 @pytest.mark.parametrize(
     ("add", "effect", "counted", "singly"),
     [
-        (-0.3, "hurts: -0.3", "All 20 of 20 frozen cells lie below row 1", "no certain gains, 10 certain losses"),
-        (0.3, "helps: 0.3", "None of 20 frozen cells lie below row 1", "10 certain gains, no certain losses"),
-        (0.0, "may help or hurt: 0.0", " of 20 frozen cells lie below row 1", "no certain gains, no certain losses"),
+        (-0.3, "hurts: -0.3", "All 40 of 40 frozen cells lie below row 1", "no certain gains, 10 certain losses"),
+        (0.3, "helps: 0.3", "None of 40 frozen cells lie below row 1", "10 certain gains, no certain losses"),
+        (0.0, "may help or hurt: ", " of 40 frozen cells lie below row 1", "no certain gains, no certain losses"),
     ],
 )
 def test_words_say_whether_loading_helps_hurts_or_neither(sentences, add, effect, counted, singly):
-    told = sentences(in_words(world(lambda size, row: add * ROWS[row].frozen + 0.001 * ROWS[row].frozen)))
+    told = sentences(in_words(world(lambda size, row: add * ROWS[row].frozen, seeds=range(4))))
     assert told[0] == "PSPNet, paper list."
     assert told[1].startswith(f"Loading and freezing {effect}")
     assert told[1].endswith("over seeds and patients.")

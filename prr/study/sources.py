@@ -6,7 +6,7 @@ In every table of pairs the target is the first of the first pair.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,8 +22,9 @@ from prr.data import Slices
 from prr.errors import OptionError
 from prr.layers import comparable, entries, parameter_table
 from prr.study import networks
-from prr.study.display import Words
+from prr.study.display import Words, ranged
 from prr.study.jobs import Job, derived, stack
+from prr.study.models import TITLES
 from prr.study.run import Run
 
 COUNTS = range(2, 7)  # of groups
@@ -174,15 +175,15 @@ def travel(pairs: pd.DataFrame) -> pd.DataFrame:
         pairs: from `over_seeds`.
 
     Returns:
-        DataFrame[network, seed, over, count, correlation, ratio_low, ratio_high]: Spearman's correlation of rmse with
-        null over the five sources of the target, and over all pairs; smallest and largest ratio of the two.
+        DataFrame[network, seed, among, count, correlation, smallest, largest]: Spearman's correlation of rmse with null
+        among the five sources of the target, and among all pairs; smallest and largest ratio of the two.
     """
     table, rows, target = ratios(pairs), [], target_of(pairs)
     for run, part in table.groupby(RUN):
-        for over, some in (("sources", part[part["first"] == target]), ("pairs", part)):
+        for among, some in (("sources", part[part["first"] == target]), ("pairs", part)):
             correlation = stats.spearmanr(some["rmse"], some["null"]).statistic
-            rows.append((*run, over, len(some), correlation, some["ratio"].min(), some["ratio"].max()))
-    return pd.DataFrame(rows, columns=[*RUN, "over", "count", "correlation", "ratio_low", "ratio_high"])
+            rows.append((*run, among, len(some), correlation, some["ratio"].min(), some["ratio"].max()))
+    return pd.DataFrame(rows, columns=[*RUN, "among", "count", "correlation", "smallest", "largest"])
 
 
 def matrix(pairs: pd.DataFrame, network: str) -> pd.DataFrame:
@@ -204,23 +205,41 @@ def matrix(pairs: pd.DataFrame, network: str) -> pd.DataFrame:
 
 
 def stability(ranking: pd.DataFrame) -> pd.DataFrame:
-    """Each source over the seeds.
+    """Each source over the seeds, ranked only as far as the seeds agree.
+
+    Two sources are told apart where the 95 % t interval over seeds of their paired difference leaves 0 out, each
+    difference by itself; one seed tells nothing apart.
 
     Args:
         ranking: from `ranking`.
 
     Returns:
-        DataFrame[network, source, relative, low, high, best, worst, seeds]: mean relative RMSE with its 95 % t interval
-        over seeds (NaN with one seed), best and worst rank.
+        DataFrame[network, source, relative, low, high, over, best, worst, seeds]: mean relative RMSE with its 95 % t
+        interval over seeds (NaN with one seed); best, worst: the ranks that are left open, 1 + the sources that are
+        certainly nearer, and the number of sources - those that are certainly farther.
     """
-    table = ranking.groupby(["network", "source"]).agg(
-        relative=("relative", "mean"), error=("relative", "sem"), best=("rank", "min"), worst=("rank", "max"),
-        seeds=("seed", "nunique"),
-    )  # fmt: skip
-    half = stats.t.ppf(0.975, (table["seeds"] - 1).where(table["seeds"] > 1)) * table["error"]
-    table = table.assign(low=table["relative"] - half, high=table["relative"] + half).reset_index()
-    columns = ["network", "source", "relative", "low", "high", "best", "worst", "seeds"]
-    return table[columns].sort_values(["network", "relative"], ignore_index=True)
+    tables = []
+    for network, part in ranking.groupby("network"):
+        relative = part.pivot(index="seed", columns="source", values="relative")
+        relative = relative[relative.mean().sort_values().index]
+        half = _half(relative)
+        nearer = pd.DataFrame({source: (relative.sub(relative[source], axis=0).pipe(_top) < 0) for source in relative})
+        tables.append(pd.DataFrame({
+            "network": network, "source": relative.columns, "relative": relative.mean(), "low": relative.mean() - half,
+            "high": relative.mean() + half, "over": "seeds" if len(relative) > 1 else "", "best": 1 + nearer.sum(),
+            "worst": len(half) - nearer.sum(axis=1), "seeds": len(relative),
+        }))  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
+
+
+def _top(values: pd.DataFrame) -> pd.Series:
+    """Upper 95 % t limit over seeds of each column; NaN with one seed."""
+    return values.mean() + _half(values)
+
+
+def _half(values: pd.DataFrame) -> pd.Series:
+    """Half a 95 % t interval over seeds of each column; NaN with one seed."""
+    return stats.t.ppf(0.975, len(values) - 1) * values.sem() if len(values) > 1 else values.mean() * np.nan
 
 
 def agreement(ranking: pd.DataFrame) -> pd.DataFrame:
@@ -346,10 +365,13 @@ def ranges(relations: pd.DataFrame) -> pd.DataFrame:
         relations: from `relations`.
 
     Returns:
-        DataFrame[network, relation, low, high, overlaps]: smallest and largest RMSE over pairs and seeds; overlaps:
-        letters of the other relations whose range meets this one.
+        DataFrame[network, relation, low, high, over, overlaps]: smallest and largest RMSE, a range and no interval;
+        over: of how many pairs and seeds; overlaps: letters of the other relations whose range meets this one.
     """
-    table = relations.groupby(["network", "relation"])["rmse"].agg(low="min", high="max").reset_index()
+    parts = relations.groupby(["network", "relation"])
+    table = parts["rmse"].agg(low="min", high="max").reset_index()
+    counts = parts[["pair", "seed"]].nunique().itertuples(index=False)
+    table["over"] = [f"{_counted(pairs, 'pair')}, {_counted(seeds, 'seed')}" for pairs, seeds in counts]
     table["overlaps"] = [
         "".join(
             other.relation[0]
@@ -371,42 +393,82 @@ def in_words(pairs: pd.DataFrame, few: pd.DataFrame) -> Words:
         pairs: from `over_seeds`, of one or more networks.
         few: from `few`, of the same networks.
     """
-    return Words("\n".join(_sentence(part, few[few["network"] == name]) for name, part in pairs.groupby("network")))
+    told = []
+    for network, part in pairs.groupby("network"):
+        order = ranking(part)
+        both = with_few_patients(order, few[few["network"] == network])
+        sentences = [_nearest(part, order), *_agree(order), _follows(part), _alike(part), _grouped(part)]
+        sentences += [_ranges_meet(part), _few_agree(both)]
+        told.append(f"- **{TITLES[network]}.** {' '.join(sentences)}")
+    return Words("\n".join(told))
 
 
-def _sentence(pairs: pd.DataFrame, few: pd.DataFrame) -> str:
-    order = ranking(pairs)
-    table, taus, way = stability(order), agreement(order), travel(pairs)
-    name, near, far = table["network"][0], table.iloc[0], table.iloc[-1]
-    found = groups(pairs, name)
+def _nearest(pairs: pd.DataFrame, order: pd.DataFrame) -> str:
+    """The nearest source, or those that can't be told apart: nobody is certainly nearer than one of them."""
+    table, target = stability(order), target_of(pairs)
+    near, first = table[table["best"] == 1], table.iloc[0]
+    if first["seeds"] == 1:
+        return f"{first['source']} has the smallest relative RMSE from {target}, {first['relative']:.3f}, in one seed."
+    if len(near) == len(table):
+        return f"No source can be told apart as the nearest to {target}, over {first['seeds']} seeds."
+    if len(near) > 1:
+        return f"{_listed(near['source'])} can't be told apart as the nearest to {target}, over {first['seeds']} seeds."
+    value = ranged(*first[["relative", "low", "high", "over"]])
+    return f"{first['source']} is nearest to {target}, at a relative RMSE of {value}."
+
+
+def _agree(order: pd.DataFrame) -> list[str]:
+    taus, seeds = agreement(order)["tau"], order["seed"].nunique()
+    return [f"Orders of {seeds} seeds agree with a Kendall's tau of {_span(taus)}."] if len(taus) else []
+
+
+def _follows(pairs: pd.DataFrame) -> str:
+    """Whether an order by RMSE is the order by the null, told as a number: no bound was set for it."""
+    values = travel(pairs).query("among == 'sources'")["correlation"]
+    return f"RMSE and its null order the five sources with a rank correlation of {_span(values)}."
+
+
+def _alike(pairs: pd.DataFrame) -> str:
+    """How many pairs moved alike, which is a ratio to the null below 1."""
+    table = ratios(pairs).groupby(PAIR)["ratio"].mean()
+    below, count = int((table < 1).sum()), len(table)
+    which = f"All {count}" if below == count else f"{below or 'None'} of {count}"
+    span = f"{table.min():.2f} to {table.max():.2f}"
+    return f"{which} pairs lie nearer than unrelated directions would: the ratio to the null is {span}."
+
+
+def _grouped(pairs: pd.DataFrame) -> str:
+    found = groups(pairs, pairs["network"].iloc[0])
     best = found.loc[found["silhouette"].idxmax()]
-    meets = "ranges of the relations A, B and C " + (
-        "all overlap" if (ranges(relations(pairs))["overlaps"].str.len() == 2).all() else "do not all overlap"
+    return (
+        f"Of {COUNTS[0]} to {COUNTS[-1]} groups, {best['groups']:.0f} part the {len(pairs[PAIR].drop_duplicates())} "
+        f"curves best, with a mean silhouette of {best['silhouette']:.2f}."
     )
-    both = with_few_patients(order, few)
-    same = (both.loc[both["rank_full"] == 1, "rank_few"] == 1).sum()
-    seeds = near["seeds"]
-    sources = way.loc[way["over"] == "sources", "correlation"]
-    words = [
-        f"- **{name}**: nearest to {target_of(pairs)} is {near['source']}, {_range(near)}, ranked {_ranks(near)}",
-        f"farthest is {far['source']}, {_range(far)}, ranked {_ranks(far)}",
-        f"orders of two seeds agree with Kendall's tau {_span(taus['tau'])}" if len(taus) else "one seed: no interval",
-        f"RMSE follows its null with a rank correlation of {_span(sources)} over the sources",
-        f"the ratio of the two is {way['ratio_low'].min():.2f} to {way['ratio_high'].max():.2f} over all pairs",
-        f"the curves fall best into {best['groups']:.0f} groups, silhouette {best['silhouette']:.2f}",
-        meets,
-        f"the few patients name the same nearest source in {same} of {seeds} seeds",
-    ]
-    return "; ".join(words) + "."
 
 
-def _range(row: pd.Series) -> str:
-    interval = "" if np.isnan(row["low"]) else f" (95 % interval {row['low']:.3g} to {row['high']:.3g})"
-    return f"at a relative RMSE of {row['relative']:.3g}{interval}"
+def _ranges_meet(pairs: pd.DataFrame) -> str:
+    """Which of the relations A, B and C are apart in RMSE."""
+    letters = {row.relation[0]: row.overlaps for row in ranges(relations(pairs)).itertuples()}
+    apart = [" and ".join(two) for two in itertools.combinations(letters, 2) if two[1] not in letters[two[0]]]
+    over = f"over {len(pairs[PAIR].drop_duplicates())} pairs and {_counted(pairs['seed'].nunique(), 'seed')}"
+    if not apart:
+        return f"Ranges of RMSE overlap for all of {_listed(letters)}, {over}."
+    return f"Ranges of RMSE are apart for {' and for '.join(apart)}, {over}."
 
 
-def _ranks(row: pd.Series) -> str:
-    return f"{row['best']}" if row["best"] == row["worst"] else f"{row['best']} to {row['worst']}"
+def _few_agree(both: pd.DataFrame) -> str:
+    same = both.loc[(both["rank_full"] == 1) & (both["rank_few"] == 1), "seed"].nunique()
+    seeds = _counted(both["seed"].nunique(), "seed")
+    return f"A target of few patients has the same source nearest in {same} of {seeds}."
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}{'s' * (count != 1)}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}"
 
 
 def _span(values: pd.Series) -> str:

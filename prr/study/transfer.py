@@ -421,7 +421,8 @@ def setting(run: Run) -> Words:
     """Who is labelled, who validates, and what every row is given, in this run."""
     (few, every), others, scale = sizes(run), run.facts("acdc")["held out"], run.profile
     return Words(
-        f"The target learns from {few} labelled patients (10 in the paper) or from all {every} (50 in the paper). "
+        f"The target learns from {few} labelled patient{'s' * (few != 1)} (10 in the paper) or from all {every} (50 in "
+        f"the paper). "
         f"The same {others} others (50 in the paper) validate every row. "
         f"Every row takes {scale.transfer_steps} steps of {scale.batch_size} slices at a learning rate of "
         f"{scale.learning_rate:g}. "
@@ -463,11 +464,10 @@ def _counted(runs: pd.DataFrame) -> list[str]:
     below = dice.drop(columns=1).lt(dice[1], axis=0)
     counts = [below[[row for row in below if ROWS[row].frozen == frozen]].stack() for frozen in (True, False)]
     (frozen, of_frozen), (free, of_free) = ((int(each.sum()), len(each)) for each in counts)
-    first = "All" if frozen == of_frozen else ""
-    first = f"{first} {frozen} of {of_frozen}" if frozen else f"None of {of_frozen}"
-    lie, do = ("lies" if frozen == 1 else "lie"), ("does" if free <= 1 else "do")
+    which = f"{'All ' * (frozen == of_frozen)}{frozen}" if frozen else "None"
+    lie, do = ("lies" if frozen == 1 else "lie"), ("does" if free == 1 else "do")
     return [
-        f"{first.strip()} frozen cells {lie} below row 1 of the same seed and size.",
+        f"{which} of {of_frozen} frozen cells {lie} below row 1 of the same seed and size.",
         f"Of the {of_free} trained on, {'all' if free == of_free else free or 'none'} {do}.",
     ]
 
