@@ -134,6 +134,12 @@ def changes(table: pd.DataFrame, tolerance: float) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["network", "changed", "start", "of", "change", "low", "high", "over"])
 
 
+def reached(summary: pd.DataFrame) -> dict[str, float]:
+    """{network: foreground Dice of its targets at the last stage}, from `summary`."""
+    last = summary[summary["steps"] == summary["steps"].max()]
+    return last.groupby("network", sort=False)["dice"].mean().to_dict()
+
+
 def _drop(view: pd.DataFrame) -> dict[str, Any]:
     """Mean drop over kernels with its interval over seeds and patients; a source goes with its target."""
     values = grid.crossed(view.rename(columns={"seed": "target"}).assign(source=0), "drop", "layer").mean(-1)[..., None]

@@ -50,14 +50,16 @@ def shortfalls(run: Run, reached: Mapping[str, float]) -> list[str]:
     ]
 
 
-def box(run: Run, reached: Mapping[str, float]) -> Box:
+def box(run: Run, reached: Mapping[str, float], by: str = "steps") -> Box:
     """What a page says instead of a verdict; an empty one, which is False, where all targets are good enough.
 
-    Args: as `shortfalls`.
+    Args:
+        run, reached: as `shortfalls`.
+        by: the parameter that makes these targets' training longer.
     """
     if not (told := shortfalls(run, reached)):
         return Box()
-    cure = "Train longer (steps), or, for data on which no network reaches that, set unet_floor or pspnet_floor."
+    cure = f"Train longer ({by}), or, for data on which no network reaches that, set unet_floor or pspnet_floor."
     return Box(" ".join(["The target is too weak: what has little to lose survives anything.", *told, cure]))
 
 
