@@ -75,7 +75,7 @@ def main_figure(run: Experiment) -> Figure:
     """The answer of chapter 8, for the first page."""
     table = architecture.cells(run.result(architecture.table(run)))
     names = {each: NAMES[each] for each in CONNECTIONS}
-    return figures.cells(table, names, note=f"distance {architecture.DISTANCE:g} where equal · {run.stamp}")
+    return figures.cells(table, names, note=run.stamp)
 
 
 def made(device: str) -> dict[str, str]:

@@ -123,3 +123,26 @@ def crossed(table: pd.DataFrame, column: str, over: str) -> np.ndarray:
     full = wide.reindex(pd.MultiIndex.from_product(shape, names=axes)).to_numpy(dtype=float)
     values = full.reshape([len(each) for each in shape])
     return values[:, :, ~np.isnan(values).any(axis=(0, 1, 3))]
+
+
+def over(values: np.ndarray, targets: str = "targets") -> str:
+    """What an interval over crossed values resamples, in words: the axes that have more than one place.
+
+    Args:
+        values: (targets, sources, patients, k), from `crossed`.
+        targets: what the first axis counts.
+
+    >>> over(np.zeros((3, 3, 14, 2))), over(np.zeros((3, 1, 14, 2)), "pairs"), over(np.zeros((1, 1, 14, 2)))
+    ('targets, sources and patients', 'pairs and patients', 'patients')
+    """
+    several = [name for name, count in zip((targets, "sources", "patients"), values.shape, strict=False) if count > 1]
+    return " and ".join(filter(None, [", ".join(several[:-1]), *several[-1:]]))
+
+
+def in_full(over: str) -> str:
+    """What an interval resamples, for a sentence: that there is one target alone, where that is so.
+
+    >>> in_full("patients"), in_full("targets and patients")
+    ('patients of one target, trained once', 'targets and patients')
+    """
+    return f"{over} of one target, trained once" if over == "patients" else over
