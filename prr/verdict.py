@@ -24,7 +24,7 @@ from prr.graph.outputs import Path
 from prr.layers import ALL, KERNELS, KINDS, common, counterparts, device_of, entries, full_name, incomparable
 from prr.metrics import Score, drop_interval, nanmean
 from prr.question import Question, ask
-from prr.reuse import joint_transplant, sweep, values
+from prr.reuse import ACTIONS, joint_transplant, sweep, values
 from prr.samples import Data
 
 TOLERANCE = 0.05  # drop of the score that counts as unchanged; the default of every function that judges
@@ -32,7 +32,7 @@ SHARE = 0.5  # part of the live kernels that has to be reusable for the network 
 REUSABLE, UNDECIDED, NOT_REUSABLE = "reusable", "undecided", "not reusable"
 ANSWERS = {True: "is reusable", None: "may or may not be reusable", False: "is not reusable"}  # the best first
 POLICIES = ("each", "drawn")
-INTERVAL = "A dot is the drop of the score, its line the 95 % interval, and the band reaches from 0 to the tolerance,"
+HARDLY = 0.05  # of the nearer source's distance: by less than that it is hardly nearer than the next
 
 
 def layer_verdicts(swept: pd.DataFrame, tolerance: float = TOLERANCE) -> pd.DataFrame:
@@ -96,22 +96,23 @@ class Verdict:
         reusable_network: True, False, or None where the intervals leave it open, or where the target is too weak.
         drawn: name of the source whose transplants decided, and which `layers` shows.
         plan_from: name of the source that the plan takes from; another one where one source was drawn to answer.
-        layers: DataFrame[kind, layer, name, score, drop, low, high, verdict, rmse, relative], the sweep, with the
-            distance to the source.
+        layers: DataFrame[kind, layer, name, score, drop, low, high, over, verdict, rmse, relative], the sweep, with the
+            distance to the source; over: what the interval resamples, and how many of them.
         swept: DataFrame[source, ...], the same for every source that was swept.
         share: DataFrame[kind, tolerance, reusable, undecided, not reusable, layers], of the kernels.
         sources: DataFrame[source, kernels, rmse, relative, rank, reusable, undecided, not reusable, answer, drawn], the
-            best answer first, then the nearest: means over the kernels that some source can give, or over all where
-            none is; `kernels` is their number. Counts and answer of what was swept alone; drawn: it decided.
-        joint: DataFrame[layers, recalibrated, score, drop, low, high, verdict]: the first n = `layers` pairs of kind
-            and layer, in order of their single `high`, taken from `plan_from` at once, without and with
+            best answer first, then the nearest. rmse and relative: means over `kernels` kernels, those that are
+            reusable with some source that was swept, or all where none is. Counts and answer of what was swept alone;
+            drawn: it decided.
+        joint: DataFrame[layers, recalibrated, score, drop, low, high, verdict, over]: the first n = `layers` pairs of
+            kind and layer, in order of their single `high`, taken from `plan_from` at once, without and with
             recalibration.
         pairs: DataFrame[kind, layer, name, size, live, reached(, shared)], all that can be swapped; the plan has a
             line for each. live: some image runs it; reached: the scored output depends on it.
         tolerance: drop that counts as unchanged.
-        score: {name, own, chance, perfect, gain, low, high}: how the target itself scores, what the best answer scores
-            that looks at no image, what a perfect one does; gain of the target over chance with its 95 % paired
-            bootstrap interval over units. None where it is not known.
+        score: {name, own, over, chance, perfect, gain, low, high}: how the target itself scores, over how many images
+            or units, what the best answer scores that looks at no image, what a perfect one does; gain of the target
+            over chance with its 95 % paired t interval over units. None where it is not known.
         incomparable: DataFrame[network, kind, name, target, source], what a source does not share, with both shapes.
         notes: what a reader should know before relying on this.
         made: {what: value}, where the numbers come from.
@@ -153,21 +154,24 @@ class Verdict:
         Returns:
             DataFrame[kind, layer, name, parameter, action]: `parameter` as in `named_parameters()` or
             `named_buffers()`, for an optimiser's groups. reuse: the pairs that pass together, the largest set of them
-            that was tried; recalibrate: all RM and RV, where the set passes with recalibration only, or none does;
-            retrain: the rest, and what never runs or is not comparable; everything, where the target is too weak.
+            that was tried; recalibrate: all RM and RV, where that set passes with recalibration only; retrain: the
+            rest, and what never runs or is not comparable; everything, where no set passes.
         """
-        passed = self.joint[self.joint["verdict"] == REUSABLE].sort_values(["layers", "recalibrated"])
-        largest = passed[passed["layers"] == passed["layers"].max()].head(1)
+        largest = self._largest()
         kept = _in_order(self.layers).head(int(largest["layers"].sum()))
         statistics = self.pairs["kind"].isin(["RM", "RV"])
         taken = pd.MultiIndex.from_frame(self.pairs[["kind", "name"]]).isin(
             pd.MultiIndex.from_frame(kept[["kind", "name"]])
         )
-        anew = not self.too_weak and (largest.empty or largest["recalibrated"].any())
-        estimated = statistics & self.pairs["live"] & anew
+        estimated = statistics & self.pairs["live"] & largest["recalibrated"].any()
         names = [full_name(kind, name) for kind, name in self.pairs[["kind", "name"]].itertuples(index=False)]
         actions = np.select([estimated, taken], ["recalibrate", "reuse"], "retrain")
         return self.pairs[["kind", "layer", "name"]].assign(parameter=names, action=actions)
+
+    def _largest(self) -> pd.DataFrame:
+        """The row of `joint` with most pairs of those that pass, as they are rather than recalibrated; or none."""
+        passed = self.joint[self.joint["verdict"] == REUSABLE].sort_values(["layers", "recalibrated"])
+        return passed[passed["layers"] == passed["layers"].max()].head(1)
 
     def __str__(self) -> str:
         """The answer in sentences, with the numbers that decided."""
@@ -203,16 +207,21 @@ class Verdict:
         plan = self.plan()
         layers = self.layers.merge(plan, how="left").merge(self.pairs, how="left")
         layers["interval"] = page.intervals(layers, self.tolerance)
-        shown = ["kind", "layer", "name", "verdict", "interval", "drop", "low", "high", "rmse", "relative", "action"]
+        shown = ["kind", "layer", "name", "verdict", "interval", "drop", "low", "high", "over", "rmse", "relative"]
+        shown = [*shown, "action"]
         layers = layers[shown + (["shared"] if "shared" in layers else [])]
         joint = self.joint.rename(columns={"layers": "pairs"})
         joint["interval"] = page.intervals(joint, self.tolerance)
         sources = self.sources.assign(bar=page.bars(self.sources["relative"]))
         counts = plan.groupby(["kind", "action"], sort=False).size().unstack(fill_value=0).reset_index()
         rest = self.not_judged()
-        legend = f"{', '.join(f'{kind}: {KINDS[kind].words}' for kind in layers['kind'].unique())}."
+        kinds = ", ".join(f"{kind}: {KINDS[kind].words}" for kind in layers["kind"].unique())
+        legend = (
+            f"{kinds}. A dot is the drop of the score, its line the 95 % interval over {self.score['over']}. "
+            f"The band reaches from 0 to the tolerance, {self.tolerance:g}."
+        )
         sections = [
-            page.Section("Layer by layer", f"{legend} {INTERVAL} {self.tolerance:g}.", layers),
+            page.Section("Layer by layer", legend, layers),
             page.Section("How many, at which tolerance", "", self.share),
             page.Section("Sources", self._ranking(), sources),
             page.Section("Taken together", self._together(), joint),
@@ -234,55 +243,81 @@ class Verdict:
         score = self.score
         chance = "not known" if score["chance"] is None else f"{score['chance']:.3f}"
         perfect = "not known" if score["perfect"] is None else f"{score['perfect']:g}"
-        own = f"scored by {score['name']}: own {score['own']:.3f}, chance {chance}, perfect {perfect}"
+        own = f"Its own score is {score['own']:.3f} ({score['name']}; chance {chance}, perfect {perfect})."
         if self.too_weak:
             return (
-                f"No verdict, for the target is too weak: {own}; it has to be better than chance by more than the "
-                f"tolerance of {self.tolerance:g}, and is by {score['gain']:.3f} [{score['low']:.3f}, "
-                f"{score['high']:.3f}]. Train it further, or judge it on more data."
+                f"No verdict: the target is too weak. {own} It is better than chance by "
+                f"{_ranged(score['gain'], score['low'], score['high'], score['over'])}. It has to be by more than the "
+                f"tolerance, {self.tolerance:g}. Train it further, or judge it on more data."
             )
         kernels = self.layers[self.layers["kind"].isin(KERNELS)]["verdict"].value_counts()
         counts = ", ".join(f"{kernels.get(each, 0)} {each}" for each in (REUSABLE, UNDECIDED, NOT_REUSABLE))
         return (
-            f"The network {ANSWERS[self.reusable_network]}, judged with {self.drawn}: of its {kernels.sum()} "
-            f"live kernels {counts} within {self.tolerance:g} of its own score ({own})."
+            f"The network {ANSWERS[self.reusable_network]} with {self.drawn}. "
+            f"Of its {kernels.sum()} live kernels: {counts}, within a drop of {self.tolerance:g}. {own}"
         )
 
     def _others(self) -> str:
-        others = self.sources[(self.sources["source"] != self.drawn) & self.sources["answer"].notna()]
-        found = [f"With {row.source} it {row.answer} (kernels: {row.reusable:.0f})." for row in others.itertuples()]
-        return "" if self.too_weak else " ".join(found)
+        """What the other sources say: how many of them the same, or that nobody knows."""
+        answers, count = self.sources["answer"].dropna(), len(self.sources)
+        if self.too_weak or count == 1:
+            return ""
+        if len(answers) == 1:
+            return f"{self.drawn} was drawn from {count} sources; no other was tried, and each may answer otherwise."
+        return f"This answer comes out with {(answers == ANSWERS[self.reusable_network]).sum()} of {count} sources."
 
     def _coverage(self) -> str:
         rest = self.not_judged()
         share = 1 - rest["size"].sum() / self.pairs["size"].sum()
-        parts = [f"{why} {size}" for why, size in rest.groupby("why", sort=False)["size"].sum().items()]
-        left_out = f"; left out: {', '.join(parts)}" if parts else ""
-        return f"Judged are {share:.1%} of its numbers{left_out}."
+        parts = [f"{size} {why}" for why, size in rest.groupby("why", sort=False)["size"].sum().items()]
+        return f"Judged are {share:.1%} of its numbers." + (f" Left out: {', '.join(parts)}." if parts else "")
 
     def _ranking(self) -> str:
-        nearest = self.sources.sort_values("rank").iloc[0]
-        return (
-            f"The nearest source, of {len(self.sources)}, is {nearest['source']}: mean relative RMSE "
-            f"{nearest['relative']:.2f}, kernels counted {nearest['kernels']}."
-        )
+        """Which source is the nearest, beside the next, and over which kernels that was measured."""
+        order = self.sources.sort_values("rank", kind="stable")
+        (first, near), *rest = order[["source", "relative"]].itertuples(index=False, name=None)
+        told = f"{first} is {near:.3f} away."
+        if rest:
+            second, far = rest[0]
+            told = f"The nearest of {len(order)} sources is {first}: {near:.3f}. The next is {second}: {far:.3f}."
+            if far - near <= HARDLY * near:
+                told = f"Of {len(order)} sources {first} is hardly nearer than {second}: {near:.3f} against {far:.3f}."
+        count, kernels = order["kernels"].iloc[0], self.swept[self.swept["kind"].isin(KERNELS)]
+        counted = f"over all {count} kernels, for none is reusable"
+        if (kernels["verdict"] == REUSABLE).any():
+            some = " with some source" if self.swept["source"].nunique() > 1 else ""
+            counted = f"over the {count} {'kernel that is' if count == 1 else 'kernels that are'} reusable{some}"
+        return f"{told} Distance is the mean relative RMSE {counted}."
 
     def _together(self) -> str:
-        most = self.joint[self.joint["layers"] == self.joint["layers"].max()]
-        return " ".join(
-            f"All {row.layers} reusable pairs taken from {self.plan_from} together, "
-            f"{'after recalibration' if row.recalibrated else 'as they are'}: drop {row.drop:.3f} "
-            f"[{row.low:.3f}, {row.high:.3f}]."
-            for row in most.itertuples()
-        )
+        """Whether what passes alone passes together, and else what does."""
+        if self.too_weak or self.joint.empty:
+            return "" if self.too_weak else "No pair passes alone, so none is taken together."
+        most, largest = self.joint[self.joint["layers"] == self.joint["layers"].max()], self._largest()
+        these = f"All {most['layers'].iloc[0]} pairs that pass alone, taken from {self.plan_from} together,"
+        told = []
+        for row in most.itertuples():
+            told.append(
+                f"{'After recalibration they' if row.recalibrated else these} are {row.verdict}: {self._drop(row)}."
+            )
+            if row.verdict == REUSABLE:
+                return " ".join(told)
+        for row in largest.itertuples():
+            how = "after recalibration" if row.recalibrated else "as they are"
+            told.append(f"The most that pass together are {row.layers} pairs, {how}: {self._drop(row)}.")
+        return " ".join(told) if len(largest) else " ".join([*told, "No smaller set that was tried passes either."])
+
+    def _drop(self, row: Any) -> str:
+        return f"drop {_ranged(row.drop, row.low, row.high, self.score['over'])}"
 
     def _outcome(self) -> str:
         actions = self.plan()["action"].value_counts()
-        taken = f", from {self.plan_from}" if "reuse" in actions else ""
-        return f"The plan{taken}: {', '.join(f'{action} {count}' for action, count in actions.items())}."
+        taken = f"from {self.plan_from}" if "reuse" in actions else "nothing"
+        counts = ", ".join(f"{action} {actions[action]}" for action in ACTIONS if action in actions)
+        return f"The plan takes {taken}: {counts}."
 
     def _rest(self) -> str:
-        count = len(self.incomparable)
+        count = len(self.incomparable.drop_duplicates(["kind", "name"])) if len(self.incomparable) else 0
         return f"Not comparable, and left out: {count} parameters." if count else ""
 
 
@@ -352,9 +387,9 @@ def judge(
         >>> labels = (ours(images).diff(dim=1)[:, 0] > ours(images).diff(dim=1).median()).long()
         >>> _ = ours[2].bias.data.sub_(torch.stack([torch.zeros(()), ours(images).diff(dim=1).median()]))
         >>> print(prr.judge(ours, {"ours": ours}, (images, labels), score="accuracy").headline())
-        The network is reusable, judged with ours: of its 2 live kernels 2 reusable, 0 undecided, 0 not reusable within
-        0.05 of its own score (scored by accuracy: own 1.000, chance 0.50..., perfect 1). Judged are 100.0% of its
-        numbers. The plan, from ours: reuse 4.
+        The network is reusable with ours. Of its 2 live kernels: 2 reusable, 0 undecided, 0 not reusable, within a drop
+        of 0.05. Its own score is 1.000 (accuracy; chance 0.50..., perfect 1). Judged are 100.0% of its numbers. The
+        plan takes from ours: reuse 4.
     """
     sources = source if isinstance(source, dict) else {"source": source}
     _check_case(target, sources, kinds, share, tolerance, seed, policy)
@@ -379,6 +414,7 @@ def judge(
     kernels = layers[layers["kind"].isin(KERNELS)]
     options = {"batch_size": batch_size, "before": before}
     together = largest_joint_set(target, sources[plan_from], question, _in_order(layers), tolerance, options)
+    together["over"] = standing["over"]
     rest = pd.concat({name: incomparable(target, each) for name, each in sources.items()}, names=["network"])
     ways = [f"source drawn by seed {seed}"] * (policy == "drawn") + ["swept in bfloat16"] * bfloat16
     return Verdict(
@@ -421,7 +457,8 @@ def _swept(
 def _judged(swept: pd.DataFrame, tolerance: float, standing: dict[str, Any]) -> pd.DataFrame:
     """The sweep with verdicts, all open where the target is too weak."""
     table = layer_verdicts(swept, tolerance)
-    table.insert(list(swept).index("high") + 1, "verdict", table.pop("verdict"))
+    table.insert(list(swept).index("high") + 1, "over", standing["over"])
+    table.insert(list(swept).index("high") + 2, "verdict", table.pop("verdict"))
     return table.assign(verdict=UNDECIDED) if is_weak(standing, tolerance) else table
 
 
@@ -466,7 +503,10 @@ def stands(before: np.ndarray, question: Question, chance: float | None = None) 
     constants = question.constants()
     best = None if constants is None else constants[nanmean(constants).argmax()]
     best = best if chance is None else np.full_like(before, chance)
-    found = {"name": question.named, "own": float(nanmean(before)), "perfect": None if constants is None else 1.0}
+    units = len(question.data.patient.unique())
+    over = f"{units} {'images' if units == len(question.data.images) else 'units'}"
+    found = {"name": question.named, "own": float(nanmean(before)), "over": over}
+    found["perfect"] = None if constants is None else 1.0
     if best is None:
         return found | dict.fromkeys(("chance", "gain", "low", "high"))
     low, high = (float(each[0]) for each in drop_interval(before, best[None]))
@@ -504,7 +544,7 @@ def _notes(question: Question, score: dict[str, Any], computed: bool) -> list[st
         f"{len(unreached)} parameters run without effect on the scored output and are not judged: "
         f"{', '.join(names)}{'' if len(unreached) < 4 else ', ...'}.": len(unreached) > 0,
         "A pass writes into the network; every pass began with it as it was given.": question.keeps_state,
-        "Weights that are computed from others (weight norm and its like) were judged as they act; a network that the "
+        "Weights that are computed from others (weight norm and its like) were judged as they act. A network that the "
         "plan is applied to holds them so, without the constraint.": computed,
     }
     return [note for note, applies in notes.items() if applies]
@@ -555,7 +595,7 @@ def reusable_network(kernels: pd.DataFrame, share: float = SHARE) -> bool | None
 
 
 def rank(target: nn.Module, sources: dict[str, nn.Module], layers: pd.DataFrame) -> pd.DataFrame:
-    """Sources by mean relative RMSE over the reusable kernels, see `Verdict.sources`.
+    """Sources by mean relative RMSE over the reusable kernels, or over all where none is, see `Verdict.sources`.
 
     Example:
         >>> import pandas as pd
@@ -613,6 +653,11 @@ def _finite(value: Any) -> Any:
         return [_finite(each) for each in value]
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _ranged(value: float, low: float, high: float, over: str) -> str:
+    """A number with its interval and what that resamples; alone where there is none."""
+    return f"{value:z.3f}" + ("" if np.isnan(low) else f" [{low:z.3f}, {high:z.3f}] over {over}")
 
 
 def _in_order(layers: pd.DataFrame) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from prr.bn import recalibrate
 from prr.errors import NetworkError, OptionError
 from prr.layers import tensor
 from prr.verdict import (
+    ANSWERS,
     NOT_REUSABLE,
     REUSABLE,
     SHARE,
@@ -292,7 +293,7 @@ def test_one_patient_leaves_everything_open_and_nothing_reused(target):
     plan = verdict.plan().groupby("kind")["action"].unique()
     assert {kind: list(actions) for kind, actions in plan.items()} == {
         "W": ["retrain"], "B": ["retrain"], "RW": ["retrain"], "RB": ["retrain"],
-        "RM": ["recalibrate"], "RV": ["recalibrate"],
+        "RM": ["retrain"], "RV": ["retrain"],
     }  # fmt: skip
     assert "may or may not be reusable" in str(verdict)
 
@@ -320,19 +321,21 @@ def test_layers_that_never_run_are_retrained(target):
     assert verdict.sources["kernels"].tolist() == [2]
 
 
-def test_the_words_carry_the_numbers_of_the_tables(target):
+def test_the_words_carry_the_numbers_of_the_tables(target, sentences):
     verdict = judge(target, {"a": shifted(target, 5.0), "b": shifted(target, 0.001)}, Patients, score=closeness, seed=1)
-    row, nearest = verdict.joint.iloc[0], verdict.sources.iloc[0]
+    row, (near, far) = verdict.joint.iloc[0], verdict.sources["relative"]
     counts = verdict.layers.loc[verdict.layers["kind"] == "W", "verdict"].value_counts()
-    words = str(verdict)
-    for part in (
-        f"judged with {verdict.drawn}: of its 2 live kernels {counts.get(REUSABLE, 0)} reusable",
-        f"The nearest source, of 2, is b: mean relative RMSE {nearest['relative']:.2f}, kernels counted 2",
-        f"All {row['layers']} reusable pairs taken from b together, as they are: drop {row['drop']:.3f} "
-        f"[{row['low']:.3f}, {row['high']:.3f}]",
+    found = sentences(str(verdict))
+    for sentence in (
+        "The network is reusable with b.",
+        f"Of its 2 live kernels: {counts[REUSABLE]} reusable, 0 undecided, 0 not reusable, within a drop of 0.05.",
+        f"The nearest of 2 sources is b: {near:.3f}.",
+        f"The next is a: {far:.3f}.",
+        f"All {row['layers']} pairs that pass alone, taken from b together, are reusable: drop {row['drop']:.3f} "
+        f"[{row['low']:.3f}, {row['high']:.3f}] over 4 units.",
     ):
-        assert part in words
-    assert verdict._repr_markdown_() == words
+        assert sentence in found
+    assert verdict._repr_markdown_() == str(verdict)
 
 
 @pytest.mark.parametrize(
@@ -359,7 +362,7 @@ def test_the_largest_number_that_passes_together_is_found_by_halves_in_order_of_
     source = pd.DataFrame({"source": ["a"], "kernels": 0, "relative": 0.0})
     score = {"name": "own", "own": 1.0, "chance": None}
     verdict = Verdict(None, "a", "a", layers, layers, layers, source, table, pairs, 0.05, score)
-    assert (verdict.plan()["action"] == "recalibrate").all()  # as is every RM where only recalibration passes
+    assert (verdict.plan()["action"] == ("recalibrate" if most else "retrain")).all()  # RM, and only that way passes
     raw = dataclasses.replace(verdict, joint=table.assign(recalibrated=False)).plan()
     assert set(raw.loc[raw["action"] == "reuse", "name"]) == set(order[:most])
 
@@ -530,6 +533,8 @@ def test_a_page_and_a_json_hold_the_verdict(labelled):
     assert "<b>" not in page
     for words in (verdict._answer(), verdict._outcome(), verdict._ranking(), verdict.made["versions"], "7 x 64"):
         assert html.escape(words) in page
+    assert "interval over 40 images." in page
+    assert set(verdict.layers["over"]) == set(verdict.joint["over"]) == {"40 images"}
     assert page.count('class="bar') == len(verdict.layers) + len(verdict.joint) + len(verdict.sources)
     content = json.loads(verdict.to_json())
     assert content["answer"] == str(verdict)
@@ -574,7 +579,7 @@ def test_a_target_that_is_no_better_than_chance_gets_no_verdict_and_a_plan_to_re
     assert set(verdict.plan()["action"]) == {"retrain"}
     assert set(verdict.layers["verdict"]) == {UNDECIDED}
     for words in (str(verdict), verdict.to_html(), json.loads(verdict.to_json())["answer"]):
-        assert "No verdict, for the target is too weak" in words
+        assert "No verdict: the target is too weak." in words
 
 
 def test_statistics_of_a_weak_target_are_retrained_too(labelled):
@@ -592,7 +597,7 @@ def test_a_target_above_chance_says_by_how_much(labelled):
     assert verdict.score["chance"] == pytest.approx(share)
     assert verdict.score["gain"] == pytest.approx(1 - share)
     assert verdict.score["low"] < verdict.score["gain"] < verdict.score["high"]
-    headline = f"own score (scored by accuracy: own 1.000, chance {share:.3f}, perfect 1)"
+    headline = f"Its own score is 1.000 (accuracy; chance {share:.3f}, perfect 1)."
     for words in (verdict.headline(), html.unescape(verdict.to_html()), json.loads(verdict.to_json())["answer"]):
         assert headline in words
 
@@ -621,8 +626,8 @@ def test_every_source_is_answered_for_and_the_plan_names_the_one_it_takes_from(s
         swept = prr.sweep(target, source, data)
         part = verdict.swept[verdict.swept["source"] == name].reset_index(drop=True)
         pd.testing.assert_frame_equal(part[list(swept.columns)], swept, check_exact=True)
-    assert "With near it is reusable (kernels: 2). With far it is not reusable (kernels: 0)." in verdict.headline()
-    assert "The plan, from nearer: reuse" in verdict.headline()
+    assert "This answer comes out with 2 of 3 sources." in verdict.headline()
+    assert "The plan takes from nearer: reuse" in verdict.headline()
 
 
 def test_a_source_with_the_better_answer_gives_even_if_it_is_farther():
@@ -642,7 +647,7 @@ def test_a_source_with_the_better_answer_gives_even_if_it_is_farther():
     assert verdict.plan()["action"].tolist() == ["reuse"]
 
 
-def test_the_papers_policy_draws_one_source_that_answers_for_all(labelled):
+def test_the_papers_policy_draws_one_source_that_answers_for_all(labelled, sentences):
     target, data = labelled
     sources = {"far": classifier(5), "near": noisy_copy(target, 0.001)}
     drawn = {seed: judge(target, sources, data, policy="drawn", seed=seed) for seed in range(6)}
@@ -651,6 +656,8 @@ def test_the_papers_policy_draws_one_source_that_answers_for_all(labelled):
         assert verdict.reusable_network is (verdict.drawn == "near")
         assert set(verdict.swept["source"]) == {verdict.drawn}
         assert verdict.sources["answer"].notna().sum() == 1
+        drawn = f"{verdict.drawn} was drawn from 2 sources; no other was tried, and each may answer otherwise."
+        assert drawn in sentences(verdict.headline())
     with pytest.raises(OptionError, match="policy='best': expected one of each, drawn"):
         judge(target, sources, data, policy="best")
 
@@ -671,7 +678,7 @@ def test_what_is_not_judged_is_counted_by_reason(labelled):
     }
     share = (40 + 4) / sum(value.numel() for value in model.state_dict().values() if value.is_floating_point())
     assert f"Judged are {share:.1%} of its numbers" in verdict.headline()
-    assert "never run 110" in verdict.headline()
+    assert ", 110 never run." in verdict.headline()
     assert "The networks share every" not in verdict.to_html()
 
 
@@ -692,3 +699,192 @@ def test_the_plan_is_the_set_that_was_scored(seed):
     expected = passed.sort_values("layers")["score"].iloc[-1] if len(passed) else None
     if "reuse" in set(plan["action"]):
         assert (model(IMAGES).argmax(1) == data[1]).double().mean().item() == pytest.approx(expected)
+
+
+# ----------------------------------------------------------- what it says, and that it says it shortly
+
+
+def by_hand(drops, together=(), sources=("a", "b"), relative=(0.2, 0.4), answers=None, **given):
+    """A verdict on kernels of these drops, of which (layers, recalibrated, drop) were taken together."""
+    ends = {"low": lambda table: table["drop"] - 0.01, "high": lambda table: table["drop"] + 0.01}
+    layers = pd.DataFrame({"kind": "W", "layer": range(1, len(drops) + 1), "name": "w", "drop": drops}).assign(**ends)
+    layers["name"] += layers["layer"].astype(str)
+    joint = pd.DataFrame([*together], columns=["layers", "recalibrated", "drop"]).assign(**ends)
+    layers, joint = layer_verdicts(layers), layer_verdicts(joint)
+    answer = reusable_network(layers)
+    order = pd.DataFrame({"source": sources, "kernels": len(drops), "relative": relative, "answer": answers})
+    order["rank"] = order["relative"].rank(method="min")
+    order["answer"] = ANSWERS[answer] if answers is None else order["answer"]
+    pairs = layers[["kind", "layer", "name"]].assign(size=9, live=True, reached=True)
+    statistics = pairs.assign(kind="RM", name=pairs["name"] + ".norm")
+    score = {"name": "dice", "own": 0.9, "over": "14 units", "chance": 0.1, "perfect": 1.0}
+    score |= {"gain": 0.8, "low": 0.7, "high": 0.9} | given.pop("score", {})
+    swept = (
+        pd.concat([layers.assign(source=name) for name in sources]) if answers is None else layers.assign(source="a")
+    )
+    pairs = pd.concat([pairs, statistics], ignore_index=True)
+    return Verdict(
+        answer, "a", "a", layers, swept, layers, order, joint, pairs, 0.05, score,
+        pd.DataFrame({"network": [], "kind": [], "name": []}), **given,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("drops", "finding"),
+    [
+        ([0.0, 0.0, 0.9], "The network is reusable with a."),
+        ([0.0, 0.9, 0.9], "The network is not reusable with a."),
+        ([0.0, 0.05, 0.9], "The network may or may not be reusable with a."),
+    ],
+)
+def test_the_answer_stands_first_and_its_counts_after_it(drops, finding, sentences):
+    found = sentences(str(by_hand(drops, [(1, False, 0.0)])))
+    counts = [sum(abs(drop - each) < 0.01 for drop in drops) for each in (0.0, 0.05, 0.9)]
+    assert found[0] == finding
+    assert found[
+        1
+    ] == "Of its 3 live kernels: {} reusable, {} undecided, {} not reusable, within a drop of 0.05.".format(*counts)
+    assert found[2] == "Its own score is 0.900 (dice; chance 0.100, perfect 1)."
+
+
+@pytest.mark.parametrize(
+    ("score", "better"),
+    [
+        ({"gain": 0.02, "low": -0.03, "high": 0.07}, "0.020 [-0.030, 0.070] over 14 units."),
+        ({"gain": -0.0001, "low": np.nan, "high": np.nan}, "0.000."),  # one unit has no interval
+    ],
+)
+def test_a_weak_target_is_told_first_and_nothing_of_reuse(score, better, sentences):
+    found = sentences(str(by_hand([0.05, 0.05], score=score)))
+    assert found[0] == "No verdict: the target is too weak."
+    assert f"It is better than chance by {better}" in found
+    assert "It has to be by more than the tolerance, 0.05." in found
+    assert not any("comes out with" in each or "pass" in each for each in found)
+
+
+@pytest.mark.parametrize(
+    ("relative", "told"),
+    [
+        ((0.2, 0.4), ["The nearest of 2 sources is a: 0.200.", "The next is b: 0.400."]),
+        ((0.4, 0.2), ["The nearest of 2 sources is b: 0.200.", "The next is a: 0.400."]),
+        ((0.298, 0.297), ["Of 2 sources b is hardly nearer than a: 0.297 against 0.298."]),
+        ((0.2, 0.2099), ["Of 2 sources a is hardly nearer than b: 0.200 against 0.210."]),
+        ((0.2, 0.2101), ["The nearest of 2 sources is a: 0.200.", "The next is b: 0.210."]),
+        ((0.0, 0.0), ["Of 2 sources a is hardly nearer than b: 0.000 against 0.000."]),
+    ],
+)
+def test_the_nearest_source_stands_beside_the_next_and_a_tie_is_called_one(relative, told, sentences):
+    found = sentences(by_hand([0.0, 0.9], [(1, False, 0.0)], relative=relative)._ranking())
+    assert found[:-1] == told
+
+
+@pytest.mark.parametrize(
+    ("drops", "given", "counted"),
+    [
+        ([0.9, 0.9, 0.9], {}, "over all 3 kernels, for none is reusable."),
+        ([0.0, 0.0], {}, "over the 2 kernels that are reusable with some source."),
+        ([0.0, 0.0], {"answers": ("is reusable", None)}, "over the 2 kernels that are reusable."),
+        ([0.0], {"sources": ["a"], "relative": [0.2]}, "over the 1 kernel that is reusable."),
+    ],
+)
+def test_over_which_kernels_a_distance_is_taken_is_said(drops, given, counted, sentences):
+    *told, last = sentences(by_hand(drops, **given)._ranking())
+    assert last == f"Distance is the mean relative RMSE {counted}"
+    assert (told == ["a is 0.200 away."]) == (given.get("sources") == ["a"])
+
+
+@pytest.mark.parametrize(("kernels", "source"), [([0.0, 0.0], "near"), ([9.0, 9.0], "near")])
+def test_the_kernels_that_are_counted_are_those_that_the_words_name(kernels, source, target, sentences):
+    """By a real judge: all of them where none passes, else the reusable ones."""
+    other = copy.deepcopy(target)
+    with torch.no_grad():
+        for module, amount in zip((other[0], other[3]), kernels, strict=True):
+            module.weight += amount
+    verdict = judge(target, {source: other}, Patients, score=closeness)
+    words = "over the 2 kernels that are reusable." if kernels[0] == 0 else "over all 2 kernels, for none is reusable."
+    assert sentences(verdict._ranking())[-1].endswith(words)
+    far = prr.rmse(target, other).query("kind == 'W'")["relative"].mean()
+    assert sentences(verdict._ranking())[0] == f"near is {far:.3f} away."
+
+
+def test_how_many_sources_give_the_same_answer_is_counted(sentences):
+    answers = ["is not reusable", "is reusable", "may or may not be reusable", "is not reusable"]
+    verdict = by_hand([0.9, 0.9], sources=list("abcd"), relative=[0.1, 0.2, 0.3, 0.4], answers=answers)
+    assert "This answer comes out with 2 of 4 sources." in sentences(verdict.headline())
+    drawn = by_hand([0.9, 0.9], sources=list("abcd"), relative=[0.1, 0.2, 0.3, 0.4], answers=[answers[0], *[None] * 3])
+    assert "a was drawn from 4 sources; no other was tried, and each may answer otherwise." in sentences(str(drawn))
+    for told in (verdict, drawn):
+        assert "[" not in told._others()
+    assert by_hand([0.9], sources=["a"], relative=[0.1])._others() == ""
+
+
+PASSES, OPEN, FAILS = 0.01, 0.05, 0.3
+ALL_4 = "All 4 pairs that pass alone, taken from a together, are"
+
+
+@pytest.mark.parametrize(
+    ("together", "told", "actions"),
+    [
+        (
+            [(4, False, PASSES), (4, True, FAILS)],
+            [f"{ALL_4} reusable: drop 0.010 [0.000, 0.020] over 14 units."],
+            {"reuse": 4, "retrain": 4},
+        ),
+        (
+            [(4, False, OPEN), (4, True, PASSES)],
+            [
+                f"{ALL_4} undecided: drop 0.050 [0.040, 0.060] over 14 units.",
+                "After recalibration they are reusable: drop 0.010 [0.000, 0.020] over 14 units.",
+            ],
+            {"reuse": 4, "recalibrate": 4},
+        ),
+        (
+            [(4, False, FAILS), (4, True, FAILS), (2, False, PASSES), (2, True, PASSES), (3, False, OPEN)],
+            [
+                f"{ALL_4} not reusable: drop 0.300 [0.290, 0.310] over 14 units.",
+                "After recalibration they are not reusable: drop 0.300 [0.290, 0.310] over 14 units.",
+                "The most that pass together are 2 pairs, as they are: drop 0.010 [0.000, 0.020] over 14 units.",
+            ],
+            {"reuse": 2, "retrain": 6},
+        ),
+        (
+            [(4, False, FAILS), (4, True, OPEN), (2, False, OPEN), (2, True, OPEN), (1, False, FAILS), (1, True, OPEN)],
+            [
+                f"{ALL_4} not reusable: drop 0.300 [0.290, 0.310] over 14 units.",
+                "After recalibration they are undecided: drop 0.050 [0.040, 0.060] over 14 units.",
+                "No smaller set that was tried passes either.",
+            ],
+            {"retrain": 8},  # and nothing is recalibrated: no row of the table says that it would help
+        ),
+        ([], ["No pair passes alone, so none is taken together."], {"retrain": 8}),
+    ],
+    ids=["as they are", "recalibrated", "some", "none together", "none alone"],
+)
+def test_the_plan_takes_what_its_table_calls_reusable_and_nothing_else(together, told, actions, sentences):
+    verdict = by_hand([0.0, 0.001, 0.002, 0.003] if together else [0.9] * 4, together)
+    assert sentences(verdict._together()) == told
+    assert verdict.plan()["action"].value_counts().to_dict() == actions
+    taken = verdict.plan().query("action == 'reuse'")
+    passed = verdict.joint.query(f"verdict == '{REUSABLE}'")
+    assert len(taken) == (passed["layers"].max() if len(passed) else 0)
+    counts = ", ".join(f"{each} {actions[each]}" for each in ("reuse", "recalibrate", "retrain") if each in actions)
+    source = "from a" if "reuse" in actions else "nothing"
+    assert sentences(verdict._outcome()) == [f"The plan takes {source}: {counts}."]
+
+
+def test_every_note_is_short(target, labelled, sentences):
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 2)))
+    inputs = torch.randn(20, 4)
+    by_norm = judge(model, model, (inputs, model(inputs).argmax(1)))
+    noted = [*by_norm.notes, *judge(target, target, Patients, score=closeness).notes]
+    assert len(noted) == 2
+    for note in noted:
+        sentences(note)
+    assert sentences(str(by_norm))
+
+
+def test_a_parameter_that_two_sources_lack_is_counted_once(labelled):
+    target, data = labelled
+    verdict = judge(target, {"seven": classifier(1, classes=7), "nine": classifier(2, classes=9)}, data)
+    assert len(verdict.incomparable) == 4
+    assert "Not comparable, and left out: 2 parameters." in str(verdict)
