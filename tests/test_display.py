@@ -4,11 +4,12 @@ import base64
 import io
 from html.parser import HTMLParser
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from prr.study import display
-from prr.study.display import Download, Ledger, Words
+from prr.study.display import Box, Download, Ledger, Words, ranged
 
 
 def a_table():
@@ -63,19 +64,37 @@ def test_words_are_shown_as_markdown():
     assert words == words._repr_markdown_() == "**bold**"
 
 
-def test_the_ledger_shows_what_an_analogue_would_be_links_its_chapter_and_escapes_its_text():
-    row = {"where": "Fig. 3", "claim": "a < b", "leaves": 4, "reason": "because", "remark": "", "here": "reproduced"}
+def test_the_ledger_links_its_chapter_and_escapes_its_text():
+    row = {"where": "Fig. 3", "claim": "a < b", "found": "a is 1 & b is 2.", "behind": "phantom, 1 seed", "remark": ""}
     row |= {"equal": ""}
     rows = [
-        {**row, "verdict": "analogue only", "page": "03_unet"},
-        {**row, "verdict": "reproduced", "page": ""},
+        {**row, "verdict": "can't tell", "page": "03_unet"},
+        {**row, "verdict": "as the paper says", "page": ""},
     ]
     text = Ledger(pd.DataFrame(rows))._repr_html_()
-    assert "analogue only: reproduced" in text
     assert text.count('<a href="03_unet.html">chapter 3</a>') == text.count("<a ") == 1
     assert "a &lt; b" in text
     assert "a < b" not in text
-    assert "reproduced: reproduced" not in text
+    for shown in ("as the paper says", "a is 1 &amp; b is 2.", "phantom, 1 seed"):
+        assert f"{shown}</" in text
+    assert "still true" not in text
+    rows[0]["equal"] = "still true. All 2 tests agree."
+    assert "still true. All 2 tests agree." in Ledger(pd.DataFrame(rows))._repr_html_()
+
+
+def test_a_box_is_false_and_shows_nothing_where_it_is_empty():
+    assert not Box()
+    assert Box()._repr_html_() == ""
+    shown = Box("UNet < 0.78")._repr_html_()
+    assert "admonition" in shown
+    assert "UNet &lt; 0.78" in shown
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"), [((-0.1, 0.36), "0.00 [-0.10, 0.36] over seeds"), ((np.nan, np.nan), "0.00")]
+)
+def test_a_number_is_told_with_its_limits_and_what_they_resample(limits, told):
+    assert ranged(-0.001, *limits, "seeds") == told
 
 
 def test_what_is_shown_comes_with_the_link_that_saves_its_table(monkeypatch):

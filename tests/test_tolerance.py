@@ -24,6 +24,7 @@ def runs(tmp_path_factory, phantoms_only):
     """The same networks under two tolerances."""
     store = tmp_path_factory.mktemp("store")
     scale = {"store": store, "device": "cpu", "threads": 1, "steps": 6, "unet_width": 4, "transfer_network": "unet"}
+    scale |= {"unet_floor": 1e-9, "pspnet_floor": 1e-9}  # these know nothing, and are judged all the same
     return [
         Experiment("smoke", **scale, transfer_list="inferred", tolerance=tolerance) for tolerance in (0.001, LOOSE)
     ]
@@ -72,8 +73,8 @@ def test_it_moves_the_ledger(runs):
         run.compute(ledger.evidence(run, [3]))
     found = [ledger.leaves(run, "03_unet").query("id == 'unet-w'") for run in runs]
     assert [set(each["tolerance"]) for each in found] == [{0.001}, {LOOSE}]
-    assert (found[1]["verdict"] == "not reproduced").all()
-    assert not (found[0]["verdict"] == "not reproduced").all()
+    assert (found[1]["verdict"] == "not as the paper says").all()
+    assert not (found[0]["verdict"] == "not as the paper says").all()
 
 
 def test_it_moves_figures_and_prose(runs):

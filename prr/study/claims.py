@@ -19,7 +19,7 @@ from prr.errors import MissingError
 from prr.layers import parameter_table
 from prr.metrics import crossed_interval
 from prr.reuse import averaged
-from prr.study import architecture, measures, paper, sources, standing, transfer, transplants
+from prr.study import architecture, measures, paper, sources, transfer, transplants
 from prr.study.jobs import Job, stack
 from prr.study.models import TITLES, pspnet
 from prr.study.networks import six
@@ -51,6 +51,7 @@ DOSES = {f"{part:g} of the way to the source": part for part in (0.1, 0.3)} | {"
 CHANGES = {"RM": "MRM", "RB": "MRB", "RV": "MRV_log", "RW": "MRW_log"}  # kind: what `prr.shift_scale` says of it
 Names = dict[tuple[str, str], str]  # (place, task) -> how the network is called: "T1 seg"
 SEG, AUTO = "segmentation", "auto-encoding"
+NOISE_AT_ITS_FLOOR = stated("noise", "Noise is at its floor at every distance, and can't decide.", np.nan, UNSURE)
 
 
 # --------------------------------------------------------------------- evidence
@@ -124,20 +125,6 @@ EVIDENCE: dict[str, Callable[[Run], Job]] = {
 TARGETS: dict[str, Callable[[Run], Job]] = {
     network: lambda run, network=network: measures.dice(run, network) for network in TITLES
 }
-
-
-def reached(names: Sequence[str], read: Callable[[str], object]) -> dict[str, float]:
-    """{network: foreground Dice} of the targets behind some evidence, as far as it is there; algebra has none."""
-    found = {}
-    for name in names:
-        kind, _, network = name.rpartition("_")
-        if network in TITLES and kind != "algebra" and (dice := read(network)) is not None:
-            found[network] = standing.foreground(dice)
-        elif name == "transfer_rows" and (rows := read(name)) is not None:
-            found |= transfer.reached(rows)
-        elif name == "architecture_drops" and (drops := read(name)) is not None:
-            found |= architecture.reached(drops)
-    return found
 
 
 # ------------------------------------------------------- reuse layer by layer
@@ -227,13 +214,19 @@ def hurts_unet_more(sweeps_unet: pd.DataFrame, sweeps_pspnet: pd.DataFrame) -> l
     ]
 
 
-def hurts_unet_more_at_equal(architecture_drops: pd.DataFrame) -> list[Leaf]:
-    return [
-        _of_seeds(above(tuple(f"UNet loses {each} than PSPNet, {what}" for each in ("more", "less")), estimate))
-        for what, donor in (("towards the source", "at"), ("by noise", "noise at"))
-        for gap, seeds in [architecture.difference(architecture_drops, "unet", "pspnet", donor)]
-        for estimate in [Estimate(*gap, "seeds and patients", seeds)]
-    ]
+def hurts_unet_more_at_equal(architecture_drops: pd.DataFrame, tolerance: float) -> list[Leaf]:
+    asked = [("at", distance) for distance in architecture.DISTANCES]
+    asked += [("noise at", architecture.deciding(architecture_drops, TITLES, tolerance))]
+    found = []
+    for donor, distance in asked:
+        if distance is None:
+            found.append(NOISE_AT_ITS_FLOOR)
+            continue
+        gap, seeds, over = architecture.difference(architecture_drops, "unet", "pspnet", donor, distance)
+        where = f"{'by noise' if donor == 'noise at' else 'towards the source'} at distance {distance:g}"
+        says = tuple(f"UNet loses {each} than PSPNet, {where}" for each in ("more", "less"))
+        found.append(_of_seeds(above(says, Estimate(*gap, over, seeds))))
+    return found
 
 
 def _of_seeds(leaf: Leaf) -> Leaf:
@@ -241,26 +234,30 @@ def _of_seeds(leaf: Leaf) -> Leaf:
     return leaf._replace(verdict=leaf.verdict if leaf.seeds > 1 else UNSURE)
 
 
-def connections(architecture_drops: pd.DataFrame) -> list[Leaf]:
-    return _connections(architecture_drops, {architecture.AS_TRAINED: ("independent start", "shared start")})
+def connections(architecture_drops: pd.DataFrame, tolerance: float) -> list[Leaf]:
+    return _connections(architecture_drops, tolerance, [architecture.AS_TRAINED], ("independent start", "shared start"))
 
 
-def connections_at_equal(architecture_drops: pd.DataFrame) -> list[Leaf]:
-    views = {architecture.AT_DISTANCE: ("shared start",), architecture.BY_NOISE: ("noise",)}
-    return _connections(architecture_drops, views)
+def connections_at_equal(architecture_drops: pd.DataFrame, tolerance: float) -> list[Leaf]:
+    views = [architecture.AT_DISTANCE, architecture.BY_NOISE]
+    return _connections(architecture_drops, tolerance, views, ("shared start", "noise"))
 
 
-def _connections(drops: pd.DataFrame, views: dict[str, Sequence[str]]) -> list[Leaf]:
+def _connections(drops: pd.DataFrame, tolerance: float, views: Sequence[str], givers: Sequence[str]) -> list[Leaf]:
     """Short connections lower the mean drop over kernels; long ones raise it, for else they do good or nothing."""
-    table = architecture.contrasts(drops).set_index(["at", "contrast"])
+    table = architecture.contrasts(drops, tolerance)
+    table = table[table["at"].isin(views) & (table["says"] != architecture.NOT_JUDGED)]
     seeds, found = drops.loc[drops["network"] == "plain", "target_seed"].nunique(), []
-    for (kind, meant), (at, given) in itertools.product((("short", below), ("long", above)), views.items()):
-        for donor in given:
-            row = table.loc[(at, f"{kind} connections, {donor}")]
-            helps, harms = (f"{kind} connections {word}, {donor}, {at}" for word in ("spare kernels", "cost kernels"))
-            says = (helps, harms) if kind == "short" else (harms, helps)
-            found.append(_of_seeds(meant(says, Estimate(row["drop"], row["low"], row["high"], row["over"], seeds))))
-    return found
+    for row, (kind, meant), giver in itertools.product(
+        table.itertuples(), (("short", below), ("long", above)), givers
+    ):
+        if row.contrast == f"{kind} connections, {giver}":
+            where = row.at if np.isnan(row.distance) else f"{row.at} {row.distance:g}"
+            spares, costs = (f"{kind} connections {word} kernels, {giver}, {where}" for word in ("spare", "cost"))
+            says = (spares, costs) if kind == "short" else (costs, spares)
+            found.append(_of_seeds(meant(says, Estimate(row.drop, row.low, row.high, row.over, seeds))))
+    noise = architecture.BY_NOISE in views and architecture.BY_NOISE not in set(table["at"])
+    return [*found, *([NOISE_AT_ITS_FLOOR] * noise)]
 
 
 def rm_rv_matter(sweep_unet: pd.DataFrame, sweep_pspnet: pd.DataFrame) -> list[Leaf]:
@@ -302,7 +299,11 @@ def assumed_scale(shift_unet: pd.DataFrame, shift_pspnet: pd.DataFrame) -> list[
 def _larger(unet: pd.DataFrame, pspnet: pd.DataFrame, first: str, second: str, *says: str) -> list[Leaf]:
     """The first column is the larger one in most layers, a share for each seed."""
     return [
-        above(tuple(f"{title}: {each} in most layers" for each in says), _share(table[first] > table[second], table))
+        above(
+            tuple(f"{title}: {each} in most layers" for each in says),
+            _share(table[first] > table[second], table),
+            TOLERANCES["most"],
+        )
         for title, table in _titled(unet, pspnet)
     ]
 

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from prr.errors import MissingError
-from prr.study import claims, networks, paper, standing
+from prr.study import architecture, claims, networks, paper, standing, transfer
 from prr.study.claims import EVIDENCE, FACTS, TARGETS
 from prr.study.display import Words
 from prr.study.jobs import Job
@@ -35,6 +35,7 @@ from prr.study.store import Store
 ORIGINS = {"phantom": "phantom", "real stand-in": "real stand-in", "real": "the paper's data"}
 WEAK = "target too weak"
 JOBS = EVIDENCE | TARGETS
+OWN_TARGETS = {"transfer_rows": transfer.reached, "architecture_drops": architecture.reached}  # it has its own Dice
 Read = Callable[[str], Any]  # name of a test's parameter -> its value, None where it has not been computed yet
 
 
@@ -149,11 +150,23 @@ def _attempt(test: Callable[..., list[Leaf]], chapter: int, run: Run, read: Read
     if any(value is None for value in given.values()):
         return [stated("its results", f"Not attempted: its results are made in chapter {chapter}.", np.nan, ABSENT)]
     try:
-        if too_weak := standing.shortfalls(run, claims.reached(given, read)):
+        if too_weak := standing.shortfalls(run, _reached(given, read)):
             return [stated(WEAK, f"Not judged, for the target is too weak: {' '.join(too_weak)}", np.nan, UNSURE)]
         return test(**given) or [stated("its layers", "Not attempted: nothing here to test it on.", np.nan, ABSENT)]
     except MissingError as error:
         return [stated("its results", str(error), np.nan, ABSENT)]
+
+
+def _reached(names: Iterable[str], read: Read) -> dict[str, float]:
+    """{network: foreground Dice} of the weakest targets behind some evidence, if they are there; algebra has none."""
+    found: list[tuple[str, float]] = []
+    for name in names:
+        kind, _, network = name.rpartition("_")
+        if network in TARGETS and kind != "algebra" and (dice := read(network)) is not None:
+            found.append((network, standing.foreground(dice)))
+        elif name in OWN_TARGETS and (rows := read(name)) is not None:
+            found += OWN_TARGETS[name](rows).items()
+    return {network: min(dice for each, dice in found if each == network) for network, _ in found}
 
 
 def _outcome(part: pd.DataFrame) -> str:
