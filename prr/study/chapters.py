@@ -84,7 +84,7 @@ def _transfer(run: Run) -> list[Need]:
 def _verdict(run: Run) -> list[Need]:
     sizes = (None, run.few_patients)
     verdicts = [transplants.judge(run, network, patients) for network in TITLES for patients in sizes]
-    return [*verdicts, *ledger.evidence(run, range(2, 8))]
+    return [*verdicts, *(transplants.by_source(run, network) for network in TITLES), *ledger.evidence(run, range(2, 8))]
 
 
 def _architecture(run: Run) -> list[Need]:
@@ -92,7 +92,7 @@ def _architecture(run: Run) -> list[Need]:
 
 
 def _redundancy(run: Run) -> list[Need]:
-    both = (redundancy.controls, prefixes.joint, prediction.apart)
+    both = (redundancy.dice, redundancy.controls, prefixes.joint, prediction.apart)
     ranked = (redundancy.all_kinds, prefixes.prefixes, prediction.layers, prediction.by_source)
     return [
         *(of(run, network) for of in both for network in grid.NETWORKS),

@@ -77,19 +77,6 @@ def _doses(run: Run, network: str) -> Job:
     )
 
 
-def _by_source(run: Run, network: str) -> Job:
-    """Kernels of the target by those of each other network, of all the run's seeds."""
-    return stack(
-        (
-            {"source": label, "seed": seed},
-            transplants.by_patient(run.variant(seed=seed), network, ["W"], source=each),
-        )
-        for seed in run.seeds
-        for label, each in six(run).items()
-        if each != transplants.A1
-    )
-
-
 FACTS: dict[str, Callable[[Run], object]] = {
     "tolerance": lambda run: run.profile.tolerance,
     "names": lambda run: {each: label for label, each in six(run).items()},
@@ -104,8 +91,8 @@ EVIDENCE: dict[str, Callable[[Run], Job]] = {
     "layer_1_unet": lambda run: _layer_1(run, "unet"),
     "layer_1_pspnet": lambda run: _layer_1(run, "pspnet"),
     "doses_unet": lambda run: _doses(run, "unet"),
-    "by_source_unet": lambda run: _by_source(run, "unet"),
-    "by_source_pspnet": lambda run: _by_source(run, "pspnet"),
+    "by_source_unet": lambda run: transplants.by_source(run, "unet"),
+    "by_source_pspnet": lambda run: transplants.by_source(run, "pspnet"),
     "joint_unet": lambda run: transplants.joint(run, "unet"),
     "joint_pspnet": lambda run: transplants.joint(run, "pspnet"),
     "rmse_unet": lambda run: _each_seed(run, lambda each: measures.rmse(each, "unet")),
@@ -339,8 +326,7 @@ def networks(by_source_unet: pd.DataFrame, by_source_pspnet: pd.DataFrame, toler
 
 
 def _shares(by_source: pd.DataFrame, tolerance: float) -> Estimate:
-    passes = by_source.groupby(["seed", "source", "layer"])["drop"].mean() <= tolerance
-    shares = passes.groupby(["seed", "source"]).mean().unstack("source").to_numpy()
+    shares = transplants.shares(by_source, tolerance).T.to_numpy()
     over = "sources" if len(shares) == 1 else "seeds and sources"
     return Estimate(*(float(each[0]) for each in crossed_interval(shares[:, :, None, None])), over, len(shares))
 

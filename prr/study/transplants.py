@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from prr.layers import check_kinds
 from prr.metrics import drop_interval
 from prr.study import networks
 from prr.study.display import Words, ranged
-from prr.study.jobs import Form, Job, derived, kept_as
+from prr.study.jobs import Form, Job, derived, kept_as, stack
 from prr.study.paper import KINDS
 from prr.study.run import Run
 from prr.verdict import REUSABLE, Verdict, layer_verdicts
@@ -89,6 +90,30 @@ def swept(
         source = donors.noisy(target, source, seed) if dose == "noise" else donors.towards(target, source, dose)
     options = {"kinds": kinds, "layers": layers, "ignore_index": slices.ignore, "progress": progress}
     return reuse.patient_scores(target, source, slices.validation, **options)
+
+
+def by_source(run: Run, network: str) -> Job:
+    """Kernels of the target by those of each other network, with all the run's seeds.
+
+    Returns:
+        The job of DataFrame[source, seed, kind, layer, name, patient, before, score, drop].
+    """
+    givers = [(label, each) for label, each in networks.six(run).items() if each != A1]
+    return stack(
+        ({"source": label, "seed": seed}, by_patient(run.variant(seed=seed), network, ["W"], source=each))
+        for seed, (label, each) in itertools.product(run.seeds, givers)
+    )
+
+
+def shares(by_source: pd.DataFrame, tolerance: float) -> pd.DataFrame:
+    """DataFrame with sources as rows, seeds as columns: the share of kernels that pass by their mean over patients.
+
+    >>> table = pd.DataFrame({"source": "a", "seed": 0, "layer": [1, 2], "drop": [0.01, 0.3]})
+    >>> float(shares(table, 0.05).loc["a", 0])
+    0.5
+    """
+    passes = by_source.groupby(["source", "seed", "layer"], sort=False)["drop"].mean() <= tolerance
+    return passes.groupby(["source", "seed"], sort=False).mean().unstack("seed")
 
 
 def drops(
