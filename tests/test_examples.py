@@ -10,12 +10,15 @@ import matplotlib
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 import prr
+from prr import donors
 from prr.errors import MissingError, OptionError
 from prr.metrics import accuracy
 from prr.reuse import predict
 from prr.study import Experiment, chapters, examples
+from prr.study.examples import FROZEN, START, WHOLE
 from prr.study.jobs import Job, closure
 from prr.verdict import Verdict
 
@@ -178,13 +181,118 @@ def test_another_plan_gives_another_outcome_and_the_same_plan_is_not_asked_again
         return run.call(examples.outcome, *asked, plans, *data, examples.scale(run) | scale)
 
     everything, nothing = dict.fromkeys(examples.ACTIONS, "fine-tune"), dict.fromkeys(examples.ACTIONS, "retrain")
-    assert outcome(run, nothing)["gain"].tolist() == [0, 0]  # trained as the target was
+    same = outcome(run, nothing).set_index("network")
+    assert same.loc["a plan", "gain"] == 0  # trained as the target was
     loaded, alone = (outcome(run, changes, steps=8) for changes in (everything, nothing))
-    assert loaded["network"].tolist() == ["nothing loaded", "a plan"]
+    assert loaded["network"].tolist() == ["nothing loaded", "as it is", FROZEN, "a plan", FROZEN, FROZEN]
     assert not loaded.equals(alone)
     pd.testing.assert_frame_equal(outcome(reader(run), nothing, steps=8), alone)
     with pytest.raises(MissingError):
         outcome(reader(run), {"reuse": "fine-tune"}, steps=8)
+
+
+def test_the_outcome_has_the_sources_as_they_are_and_the_plan_taken_from_controls(run):
+    """Each row by hand: loaded, trained and scored again."""
+    target, start = (run.result(each(run, "few digits")) for each in (examples.network, examples.start))
+    sources = {name: run.result(examples.network(run, name)) for name in ("other digits", "negatives")}
+    few, digits = (run.result(examples.data(run, name, 60)) for name in ("few", "validation"))
+    verdict = prr.judge(target, sources, digits, tolerance=1.0, kinds=["W"])
+    assert verdict.plan()["action"].isin(["reuse"]).any()
+    giver, scale = sources[verdict.plan_from], examples.scale(run)
+    whole = verdict.plan().assign(action="fine-tune")
+    table = examples.outcome(target, start, sources, verdict, {WHOLE: whole}, few, digits, scale)
+    givers = {verdict.plan_from: giver, "random donor": donors.random(giver, scale["seed"]), START: start}
+    models = {("nothing loaded", "–"): target, **{("as it is", name): each for name, each in sources.items()}}
+    for name, each in givers.items():
+        models[FROZEN, name] = prr.apply_plan(start, each, verdict.plan())
+        examples.train(models[FROZEN, name], few, **scale)
+    models[WHOLE, verdict.plan_from] = prr.apply_plan(start, giver, whole)
+    examples.train(models[WHOLE, verdict.plan_from], few, **scale)
+    right = {key: (predict(each, digits.images).argmax(1) == digits.masks).double() for key, each in models.items()}
+    assert set(zip(table["network"], table["source"], strict=True)) == set(right)
+    for row in table.itertuples():
+        mine = right[row.network, row.source]
+        assert row.score == pytest.approx(mine.mean().item())
+        bases = {"": right["nothing loaded", "–"], "beyond_": right[FROZEN, verdict.plan_from]}
+        for prefix, base in bases.items():
+            more = (mine - base).numpy()
+            ends = [getattr(row, f"{prefix}{end}") for end in ("low", "high")]
+            assert getattr(row, "beyond" if prefix else "gain") == pytest.approx(more.mean())
+            if more.std():
+                assert ends == pytest.approx(stats.ttest_1samp(more, 0).confidence_interval(0.95))
+            else:
+                assert ends == pytest.approx([more.mean()] * 2)
+    assert set(table["over"]) == {"images"}
+
+
+SAME = (0.0, 0.0, 0.0)
+MORE, LESS, ABOUT = (0.08, 0.04, 0.12), (-0.08, -0.12, -0.04), (0.01, -0.02, 0.04)
+
+
+def outcome_of(plan=ABOUT, controls=(ABOUT, LESS), whole=ABOUT, alone=(0.85, 0.04)):
+    """A table of `examples.outcome` in a world of these differences; the plan takes from the second source."""
+    rows = [("nothing loaded", "–", 0.7, *SAME, *SAME)]
+    rows += [("as it is", f"source {i}", score, *SAME, *SAME) for i, score in enumerate(alone, 1)]
+    rows += [(FROZEN, "source 2", 0.7, *plan, *SAME), (WHOLE, "source 2", 0.7, *SAME, *whole)]
+    rows += [(FROZEN, name, 0.7, *SAME, *each) for name, each in zip(examples.CONTROLS, controls, strict=True)]
+    columns = ["network", "source", "score", "gain", "low", "high", "beyond", "beyond_low", "beyond_high"]
+    return pd.DataFrame(rows, columns=columns).assign(over="images")
+
+
+@pytest.mark.parametrize(
+    ("world", "finding", "by"),
+    [
+        ({"plan": MORE}, "Following the plan pays.", "0.08 [0.04, 0.12] over images."),
+        ({"plan": LESS}, "Following the plan costs.", "-0.08 [-0.12, -0.04] over images."),
+        ({"plan": ABOUT}, "Whether following the plan pays is open.", "0.01 [-0.02, 0.04] over images."),
+        ({"plan": SAME}, "Following the plan changes nothing.", "0.00 [0.00, 0.00] over images."),
+        ({"controls": (LESS, LESS)}, "The plan's source matters.", "-0.08 [-0.12, -0.04] over images."),
+        ({"controls": (LESS, MORE)}, "The plan's source does worse than a control.", "0.08 [0.04, 0.12] over images."),
+        ({"controls": (ABOUT, LESS)}, "The plan's source shows no merit.", "0.01 [-0.02, 0.04] over images."),
+        ({"whole": MORE}, "Loading everything and training on does better than the plan.", "0.08 [0.04, 0.12]"),
+        ({"whole": LESS}, "Loading everything and training on does worse than the plan.", "-0.08 [-0.12, -0.04]"),
+        ({"whole": ABOUT}, "Loading everything and training on does neither better nor worse", "0.01 [-0.02, 0.04]"),
+        (
+            {"alone": (0.85, 0.04)},
+            "The plan does not take from the source that is best by itself.",
+            "By itself source 2 scores 0.04, source 1 0.85.",
+        ),
+        (
+            {"alone": (0.04, 0.85)},
+            "The plan takes from the source that is best by itself.",
+            "By itself source 2 scores 0.85.",
+        ),
+    ],
+)
+def test_what_came_of_a_plan_is_said_in_words(world, finding, by, sentences):
+    words = examples.in_words(outcome_of(**world))
+    found = sentences(words)
+    assert len(found) == 8
+    (place,) = (i for i, each in enumerate(found) if each.startswith(finding))
+    assert place % 2 == 0  # the finding first, its numbers after it
+    assert by in found[place + 1]
+
+
+def test_the_better_control_is_the_one_that_is_named(sentences):
+    for controls, name in (((ABOUT, LESS), "random donor"), ((LESS, ABOUT), START)):
+        found = sentences(examples.in_words(outcome_of(controls=controls)))
+        assert found[3].startswith(f"The same plan from the {name}, the better control,")
+
+
+def test_the_words_follow_the_table_of_the_very_function(run, judged, sentences):
+    asked = judged.needs["target"], examples.start(run, "few digits"), {"source": judged.needs["source"]}, judged
+    data = examples.data(run, "few"), examples.data(run, "validation", 60)
+    table = run.call(examples.outcome, *asked, {}, *data, examples.scale(run))
+    assert len(sentences(examples.in_words(table))) == 6  # nobody loaded everything
+
+
+@pytest.mark.parametrize(
+    ("start", "said"), [(0.1, "nearer than every source: 0.10."), (0.25, "not the nearest: 0.25.")]
+)
+def test_whether_the_start_is_nearer_than_the_sources_is_read_off_the_table(start, said, sentences):
+    ranked = pd.DataFrame({"source": ["a", START, "b"], "relative": [0.3, start, 0.2]})
+    found = sentences(examples.nearness_in_words(ranked))
+    assert found == [f"The untrained start is {said}", "The nearest source, b, is 0.20 away."]
 
 
 def test_ranks_are_over_the_layers_of_the_verdict(run, judged):
@@ -220,4 +328,5 @@ def test_the_chapter_shows_what_its_jobs_are(run, monkeypatch):
     made = [job.question for job in closure(examples.jobs(run)) if isinstance(job, Job) and job.form]
     assert len(left["made"]) == len(made)
     assert isinstance(left["verdict"], Verdict)
-    assert left["outcome"]["network"].tolist() == ["nothing loaded", *examples.PLANS]
+    shown = ["nothing loaded", *["as it is"] * 3, FROZEN, *list(examples.PLANS)[1:], FROZEN, FROZEN]
+    assert left["outcome"]["network"].tolist() == shown

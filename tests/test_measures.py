@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -97,3 +98,14 @@ def test_the_sentences_follow_the_table(table, told, sentences):
 def test_a_network_without_such_biases_is_told(sentences):
     (said,) = sentences(measures.biases_in_words(world([1, 1, 1], [1, 1, 1]).tail(1), 0.003))
     assert said.startswith("No convolution of this network has a bias before batch norm")
+
+
+def test_the_replacement_that_changes_an_output_most_is_named_with_its_layers(sentences):
+    table = pd.DataFrame({"layer": [1, 2, 3], "rms_RM": [3.0, 3, 1], "rms_RV": [1.0, 1, 2], "rms_B": [2.0, np.nan, 1]})
+    other = table.rename(columns={"rms_RM": "rms_RV", "rms_RV": "rms_RM"}).head(1)
+    tie = table.tail(2)
+    assert sentences(measures.largest_in_words({"UNet": table, "PSPNet": other, "third": tie})) == [
+        "UNet: replacing RM changes the output most, in 2 of 3 layers.",
+        "PSPNet: replacing RV changes the output most, in 1 of 1 layers.",
+        "third: replacing RM or RV changes the output most, in 1 of 2 layers each.",
+    ]

@@ -7,12 +7,26 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 from prr import bn, reuse
 from prr.errors import OptionError
 from prr.layers import tensor
+from prr.metrics import dice as dice_by_class
 from prr.metrics import foreground_dice
-from prr.study import Experiment, figures, grid, networks, prediction, prefixes, profiles, redundancy, training
+from prr.predictors import rank_agreement
+from prr.study import (
+    Experiment,
+    figures,
+    grid,
+    networks,
+    prediction,
+    prefixes,
+    profiles,
+    redundancy,
+    standing,
+    training,
+)
 from prr.study.models import pspnet, unet
 from prr.study.prediction import KERNELS, LAYER, SCORES, TUNED
 from prr.study.redundancy import LOST, REDUNDANT, REUSED, UNDECIDED
@@ -20,12 +34,6 @@ from prr.study.starts import initial
 
 TOLERANCE = 0.05
 pytestmark = pytest.mark.usefixtures("phantoms_only")
-
-
-@pytest.fixture(autouse=True)
-def quickly(monkeypatch):
-    """Few resamples are enough where nothing is left to chance."""
-    monkeypatch.setattr(prediction, "RESAMPLES", 50)
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +137,92 @@ def test_the_tolerance_moves_index_verdicts_and_words():
     assert lax["verdict"].tolist() == lax["verdict_by_mean"].tolist() == [REUSED, REDUNDANT]
     assert strict["index"].isna().tolist() == [False, False]
     assert lax["index"].isna().tolist() == [False, True]
-    assert "1 kernels lose at most 0.05 to the source on average, and 0 of" in redundancy.in_words(strict, 0.05)
-    assert "2 kernels lose at most 0.15 to the source on average, and 1 of" in redundancy.in_words(lax, 0.15)
+    assert "the one kernel that passes with the source fails with a random" in redundancy.in_words(strict, 0.05)
+    assert "1 of the 2 kernels that pass with the source pass with a random" in redundancy.in_words(lax, 0.15)
+
+
+WORLDS = {  # by drops of three kernels: what the first sentence finds, counts of verdicts, what the source adds
+    "redundancy": (
+        {"source": [0.0, 0.01, 0.3], "start": [0.0, 0.01, 0.3], "random": [0.0, 0.01, 0.3]},
+        "2 of the 2 kernels that pass with the source pass with a random donor too.",
+        "2 redundant, 0 reused, 1 lost, 0 undecided.",
+        "at 0 of 3 kernels, and is beaten at 0.",
+    ),
+    "reuse": (
+        {"source": [0.0, 0.01, 0.3], "start": [0.2, 0.2, 0.1], "random": [0.4, 0.4, 0.4]},
+        "none of the 2 kernels that pass with the source pass with a random donor too.",
+        "0 redundant, 2 reused, 1 lost, 0 undecided.",
+        "at 2 of 3 kernels, and is beaten at 1.",
+    ),
+    "nothing passes": (
+        {"source": [0.2, 0.3, 0.3], "start": [0.2, 0.3, 0.3], "random": [0.4, 0.4, 0.4]},
+        "no kernel passes with the source.",
+        "0 redundant, 0 reused, 3 lost, 0 undecided.",
+        "at 0 of 3 kernels, and is beaten at 0.",
+    ),
+}
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_words_on_controls_begin_with_what_passes_and_count_the_rest(world, sentences):
+    values, finding, counted, added = WORLDS[world]
+    first, _, with_limits, beats = sentences(
+        redundancy.in_words(redundancy.judged(table(values), TOLERANCE), TOLERANCE)
+    )
+    assert first == f"UNet: {finding}"
+    assert with_limits == f"With 95 % limits over targets, sources and patients: {counted}"
+    assert beats.endswith(added)
+
+
+def test_one_target_alone_is_said_to_be_one(sentences):
+    judged = redundancy.judged(table(WORLDS["reuse"][0], seeds=1, noise=0.001), TOLERANCE)
+    assert judged["over"].unique().tolist() == ["patients"]
+    said = sentences(redundancy.in_words(judged, TOLERANCE))
+    assert said[2].startswith("With 95 % limits over patients of one target, trained once: ")
+
+
+def test_what_the_intervals_of_a_control_resample_stands_beside_them():
+    values = {"source": [0.0, 0.1], "start": [0.0, 0.1], "random": [0.3, 0.1]}
+    both = table(values)
+    both = both[(both["control"] != "start") | (both["source"] == 0)]
+    both = both[(both["control"] != "random") | ((both["source"] == 0) & (both["target"] == 0))]
+    over = redundancy.means(both).groupby("control", sort=False)["over"].unique()
+    assert [each.tolist() for each in over] == [
+        ["targets, sources and patients"], ["targets and patients"], ["patients"]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("zero", "noise", "says", "finding"),
+    [
+        (0.5, 0.0, "zero is harsher than a random donor.", "It costs more by 0.20 [0.20, 0.20] over patients of"),
+        (0.1, 0.0, "zero is gentler than a random donor.", "It costs less by 0.20 [0.20, 0.20] over patients of"),
+        (0.3, 0.2, "zero is neither harsher nor gentler, for certain, than a random donor.", "It costs "),
+    ],
+)
+def test_which_null_is_the_harsher_one_is_read_off_this_run(zero, noise, says, finding, sentences):
+    values = {"source": [0.1] * 4, "noise": [0.1] * 4, "zero": [zero] * 4, "random": [0.3] * 4}
+    drops = table(values)
+    rng = np.random.default_rng(1)
+    drops["drop"] += noise * rng.normal(size=len(drops))
+    thinned = (drops["control"] == "zero") & ((drops["target"] > 0) | (drops["source"] > 0))
+    drops.loc[(drops["control"] == "random") & (drops["target"] > 0), "drop"] = 9  # targets that zero has not
+    found = redundancy.nulls(drops[~thinned])
+    assert found["over"].tolist() == ["targets, sources and patients", "patients"]
+    said = sentences(redundancy.nulls_in_words(found))
+    assert said[2] == f"UNet: {says}"
+    assert said[3].startswith(finding)
+
+
+def test_a_null_is_compared_kernel_by_kernel_within_patients():
+    drops = table({"source": [0.0, 0.1], "noise": [0.3, 0.2], "zero": [0.1, 0.1], "random": [0.1, 0.1]}, noise=0.1)
+    keys = ["target", "source", "patient", "layer"]
+    wide = drops.pivot(index=keys, columns="control", values="drop")
+    row = redundancy.nulls(drops).iloc[0]
+    assert (row["control"], row["beside"]) == ("noise", "source")
+    assert row["more"] == pytest.approx((wide["noise"] - wide["source"]).mean())
+    assert row["low"] < row["more"] < row["high"]
+    assert "the source's distance is harsher than the source" in redundancy.nulls_in_words(redundancy.nulls(drops))
 
 
 def test_all_kinds_are_counted_by_hand():
@@ -381,36 +473,112 @@ def test_a_prefix_is_judged_beyond_an_untrained_one_of_as_many_layers():
     row = means.loc[("source, frozen (AnB)", 4)]
     assert (row["beyond"], row["gain"]) == pytest.approx((0.2, -0.1))
     assert np.isnan(means.loc[(prefixes.UNTRAINED, 4), "beyond"])
-    words = prefixes.in_words(means.reset_index())
-    assert "there is such a surplus here" in words
-    assert "below at n = 4." in words
+    assert means["over"].unique().tolist() == ["targets and patients"]
 
 
-def test_the_objection_stands_where_an_untrained_prefix_does_as_well():
-    dice = {(prefixes.NOTHING, 0): 0.6} | {(prefix, n): 0.5 for n in (2, 4) for prefix in prefixes.PREFIXES}
-    words = prefixes.in_words(prefixes.prefix_means(trainings(dice)))
-    assert "the objection stands" in words
+def words_on_prefixes(sentences, source, trained_on, targets=2, spread=0.0):
+    """What is said where the source's prefixes of 2 and 4 layers reach this, an untrained one 0.5, nothing loaded 0.6.
+
+    Patients differ by `spread` in the gain of the source.
+    """
+    dice = {(prefixes.NOTHING, 0): 0.6} | {(name, n): 0.5 for n in (2, 4) for name in prefixes.PREFIXES}
+    dice |= {(name, n): value for name, values in ((prefixes.SOURCE, source), (prefixes.TRAINED_ON, trained_on))
+             for n, value in zip((2, 4), values, strict=True)}  # fmt: skip
+    table = trainings(dice, targets)
+    table.loc[table["prefix"] == prefixes.SOURCE, "dice"] += spread * (table["patient"] - 2)
+    return sentences(prefixes.in_words(prefixes.prefix_means(table)))
+
+
+def test_not_all_is_adjustment_where_the_source_is_beyond_an_untrained_prefix(sentences):
+    assert words_on_prefixes(sentences, (0.7, 0.55), (0.8, 0.9), targets=1) == [
+        "UNet: not all is adjustment.",
+        "A frozen source beats an untrained prefix of as many layers at n = 2, 4.",
+        "Its largest surplus, at n = 2, is 0.20 [0.20, 0.20] over patients of one target, trained once.",
+        "It is worse at no n for certain.",
+        "Adjustment has limits: the frozen source ends below nothing loaded at n = 4.",
+        "Trained on, the source beats nothing loaded at n = 2, 4.",
+    ]
+
+
+def test_the_objection_stands_where_an_untrained_prefix_does_as_well(sentences):
+    first, beats, surplus, *others = words_on_prefixes(sentences, (0.5, 0.65), (0.6, 0.6), spread=0.3)
+    assert surplus.startswith("Its largest surplus, at n = 4, is 0.15 [-")
+    assert [first, beats, *others] == [
+        "UNet: the objection stands.",
+        "A frozen source beats an untrained prefix of as many layers at no n for certain.",
+        "It is worse at no n for certain.",
+        "Adjustment shows no limits: the frozen source ends below nothing loaded at no n for certain.",
+        "Trained on, the source beats nothing loaded at no n for certain.",
+    ]
+
+
+def test_a_source_that_is_worse_than_an_untrained_prefix_is_said_to_be(sentences):
+    said = words_on_prefixes(sentences, (0.4, 0.3), (0.5, 0.5))
+    assert said[0] == "UNet: the objection stands."
+    assert said[3] == "It is worse at n = 2, 4."
+
+
+def at_once(count, drop, mended):
+    """`joint` of one target whose passing kernels, `count` of them, cost this."""
+    costs = zip(prefixes.JOINT, (drop, 0.2, 0.3, 0.4), strict=True)
+    rows = [(name, prefixes.KERNELS, count, *each) for name, raw in costs for each in ((False, raw), (True, mended))]
+    rows += [("own", prefixes.NONE, 0, anew, 0.01 * anew) for anew in (False, True)]
+    return pd.DataFrame(rows, columns=["control", "set", "n", "recalibrated", "drop"]).assign(network="unet", target=0)
+
+
+@pytest.mark.parametrize(
+    ("count", "drop", "mended", "first"),
+    [
+        (14, 0.45, 0.12, "UNet: what passes one by one (14 kernels) fails at once."),
+        (1, 0.04, 0.01, "UNet: what passes one by one (1 kernel) passes at once."),
+    ],
+)
+def test_whether_what_passes_alone_passes_together(count, drop, mended, first, sentences):
+    said = sentences(prefixes.joint_in_words(at_once(count, drop, mended), TOLERANCE))
+    assert said == [
+        first,
+        f"It costs {drop:.2f} of Dice, {mended:.2f} after recalibration, which alone costs 0.01.",
+        "The same kernels cost 0.30 from the untrained start, 0.40 from a random donor, 0.20 from another seed.",
+    ]
+
+
+def test_where_no_kernel_passes_nothing_is_said_of_them(sentences):
+    said = sentences(prefixes.joint_in_words(at_once(0, 0.0, 0.0), TOLERANCE))
+    assert said == ["UNet: no kernel passes one by one, so none are put in together."]
 
 
 # ------------------------------------------------------------------- predictors
 
 
-def ranked(harm, scores, layers=3, sources=8):
-    """Layers of sources from a harm and scores, functions of (source, layer)."""
+def ranked(harm, scores, layers=3, sources=8, own=()):
+    """Layers of sources from a harm and scores, functions of (source, layer); each is a group of its own."""
     rows = [
-        {"network": "pspnet", "target": 0, "label": f"source {s}", "layer": n, "name": f"conv{n}", "drop": harm(s, n)}
-        | {name: scores.get(name, lambda s, n: 0.0)(s, n) for name in SCORES}
+        {"network": "pspnet", "target": 0, "label": f"source {s}", "group": f"group {s}", "own": s in own, "layer": n,
+         "name": f"conv{n}", "drop": harm(s, n)} | {name: scores.get(name, lambda s, n: 0.0)(s, n) for name in SCORES}
         for s, n in itertools.product(range(sources), range(layers))
-    ]
+    ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def agreement(layers, dice):
-    by_source = layers.groupby(["network", "target", "label"], sort=False)[[*SCORES, "drop"]].mean().reset_index()
-    return prediction.agreement(layers, by_source.assign(dice=dice)).set_index(["truth", "score"])
+def whole_agreement(layers, dice):
+    by_source = layers.groupby(prediction.SOURCE, sort=False)[[*SCORES, "drop"]].mean().reset_index()
+    return prediction.agreement(layers, by_source.assign(dice=dice))
 
 
-def test_a_score_that_grows_with_the_harm_is_found_and_one_that_falls_misleads():
+def agreement(layers, dice, sources=prediction.ALL):
+    found = whole_agreement(layers, dice)
+    return found[found["sources"] == sources].set_index(["truth", "score"])
+
+
+def said_of(agreement, truth, sentences):
+    """The sentences on one truth, the heading cut off."""
+    found = sentences(prediction.in_words(agreement[agreement["truth"] == truth]))
+    head = f"PSPNet, {truth}: "
+    assert found[0].startswith(head)
+    return [found[0].removeprefix(head), *found[1:]]
+
+
+def test_a_score_that_grows_with_the_harm_is_found_and_one_that_falls_misleads(sentences):
     rng = np.random.default_rng(0)
     walk = rng.permutation(8)
     layers = ranked(
@@ -418,7 +586,8 @@ def test_a_score_that_grows_with_the_harm_is_found_and_one_that_falls_misleads()
         {"relative": lambda s, n: np.exp(s) + n, "ratio": lambda s, n: -s - 0.1 * n, "travelled": lambda s, n: walk[s],
          "cka": lambda s, n: -s - 0.1 * n, "logme": lambda s, n: -(s**3)},
     )  # fmt: skip
-    found = agreement(layers, 1 - np.arange(8) / 20)
+    whole = whole_agreement(layers, 1 - np.arange(8) / 20)
+    found = whole[whole["sources"] == prediction.ALL].set_index(["truth", "score"])
     for truth in (LAYER, KERNELS, TUNED):
         assert found.loc[(truth, "relative"), "rho"] == pytest.approx(1)
         assert found.loc[(truth, "relative"), "verdict"] == prediction.PREDICTS
@@ -426,16 +595,92 @@ def test_a_score_that_grows_with_the_harm_is_found_and_one_that_falls_misleads()
         assert found.loc[(truth, "cka"), "rho"] == pytest.approx(1)  # more alike, less harm
     assert found.loc[(TUNED, "logme"), "rho"] == pytest.approx(1)
     assert (LAYER, "logme") not in found.index
-    assert found.loc[(KERNELS, "relative"), "over_low"] > 0
-    assert np.isnan(found.loc[(KERNELS, "travelled"), "over"])
-    assert "is better than the order by how far" in prediction.in_words(found.reset_index())
+    assert found.loc[(KERNELS, "relative"), "beyond_low"] > 0
+    assert np.isnan(found.loc[(KERNELS, "travelled"), "beyond"])
+    assert said_of(whole, KERNELS, sentences)[:4] == [
+        "Relative RMSE predicts: 1.00 [1.00, 1.00] over groups of sources.",
+        "So do 2 of the other 8 scores.",
+        "RMSE over its null misleads: -1.00 [-1.00, -1.00] over groups of sources.",
+        "Without the sources that had the target's own labels this stays.",
+    ]
+    assert said_of(whole, KERNELS, sentences)[-1].startswith("Relative RMSE ranks better than how far the source has")
 
 
-def test_a_score_that_only_follows_training_length_does_not_beat_it():
+def test_a_score_that_only_follows_training_length_does_not_beat_it(sentences):
     layers = ranked(lambda s, n: s + n, {"relative": lambda s, n: 2 * s, "travelled": lambda s, n: 3 * s})
-    found = agreement(layers, np.linspace(1, 0, 8))
-    assert found.loc[(KERNELS, "relative"), ["over", "over_low", "over_high"]].tolist() == [0, 0, 0]
-    assert "can't be told from" in prediction.in_words(found.reset_index())
+    whole = whole_agreement(layers, np.linspace(1, 0, 8))
+    row = whole[whole["sources"] == prediction.ALL].set_index(["truth", "score"]).loc[(KERNELS, "relative")]
+    assert row[["beyond", "beyond_low", "beyond_high"]].tolist() == [0, 0, 0]
+    said = "Relative RMSE ranks neither better nor worse, for certain, than how far the source has trained: 0.00"
+    assert said_of(whole, KERNELS, sentences)[-1].startswith(said)
+    flipped = whole_agreement(layers.assign(relative=-layers["relative"]), np.linspace(1, 0, 8))
+    assert said_of(flipped, KERNELS, sentences)[-1].startswith("Relative RMSE ranks worse than how far")
+
+
+def test_a_small_correlation_is_weak_however_certain():
+    assert prediction.verdict(0.08, 0.02, 0.14) == prediction.WEAK
+    assert prediction.verdict(-0.29, -0.3, -0.1) == prediction.WEAK
+    assert prediction.verdict(0.3, 0.1, 0.5) == prediction.PREDICTS
+    assert prediction.verdict(-0.3, -0.5, -0.1) == prediction.MISLEADS
+    assert prediction.verdict(0.9, -0.1, 1.0) == prediction.verdict(0.9, np.nan, np.nan) == prediction.OPEN
+
+
+def test_where_no_score_predicts_the_highest_is_named(sentences):
+    walk = [3, 0, 2, 1, 3, 1, 0, 2]
+    whole = whole_agreement(ranked(lambda s, n: s + n, {"h_score": lambda s, n: -walk[s]}), np.linspace(1, 0, 8))
+    assert said_of(whole, TUNED, sentences)[0].startswith("No score predicts, not even ")
+
+
+def test_a_score_that_knows_the_target_s_own_labels_loses_without_their_sources(sentences):
+    """Two of eight sources have the target's own labels, do no harm, and are all that the score can tell."""
+    walk = [0, 0, 5, 2, 4, 3, 6, 1]
+    score = {"h_score": lambda s, n: 10 - walk[s] if s < 2 else walk[s] % 3}
+    layers = ranked(lambda s, n: s + n, score, own=(0, 1))
+    whole = whole_agreement(layers, np.linspace(1, 0, 8))
+    every, others = (whole[whole["sources"] == kept] for kept in (prediction.ALL, prediction.OTHERS_ALONE))
+    assert every["groups"].unique().tolist() == [8]
+    assert others["groups"].unique().tolist() == [6]
+    alone = agreement(layers[~layers["own"]], np.linspace(1, 0, 8)[2:])
+    assert others["rho"].tolist() == alone["rho"].tolist()  # ranked among themselves
+    for kept, limits in ((prediction.ALL, (0.73, 0.37, 0.91)), (prediction.OTHERS_ALONE, (0.4, -0.15, 0.9))):
+        chosen = (whole["score"] == "h_score") & (whole["sources"] == kept)
+        whole.loc[chosen, ["rho", "low", "high", "verdict"]] = [*limits, prediction.verdict(*limits)]
+    said = said_of(whole, TUNED, sentences)
+    assert said[0] == "H-score predicts: 0.73 [0.37, 0.91] over groups of sources."
+    assert said[1:3] == [
+        "Without the sources that had the target's own labels the answer changes for 1 of 9 scores.",
+        "H-score then is undecided: 0.40 [-0.15, 0.90] over groups of sources.",
+    ]
+
+
+def test_whole_groups_are_left_out_and_few_of_them_decide_nothing(sentences):
+    layers = ranked(lambda s, n: s + n, {"relative": lambda s, n: s + n}, own=(0, 1))
+    layers["group"] = layers["label"].map(lambda label: "ab"[int(label[-1]) % 2])
+    whole = whole_agreement(layers, np.linspace(1, 0, 8))
+    assert whole["low"].isna().all()
+    assert set(whole["verdict"]) == {prediction.OPEN}
+    assert said_of(whole, KERNELS, sentences)[:2] == [
+        "With 2 groups of sources there are no limits, so nothing is decided.",
+        "Without the sources that had the target's own labels too few groups are left for limits.",
+    ]
+    four = layers.assign(group=layers["label"].map(lambda label: int(label[-1]) // 2))
+    rng = np.random.default_rng(0)
+    four["rmse"] = four["drop"] + 3 * rng.normal(size=len(four))
+    table = four.groupby("label")[["rmse", "drop", "group"]].mean()
+    expected = rank_agreement(table["rmse"], table["drop"], table["group"])
+    found = agreement(four, np.linspace(1, 0, 8)).loc[(KERNELS, "rmse")]
+    assert found[["rho", "low", "high"]].tolist() == pytest.approx(expected)
+
+
+def test_the_gap_of_two_scores_is_a_jackknife_over_groups_by_hand():
+    rng, groups = np.random.default_rng(0), pd.Series(np.repeat(range(5), 4))
+    truth = pd.Series(rng.normal(size=20))
+    first, second = (truth + noise * rng.normal(size=20) for noise in (0.5, 2))
+    rho = lambda score, kept: stats.spearmanr(score[kept], truth[kept]).statistic  # noqa: E731
+    whole = rho(first, slice(None)) - rho(second, slice(None))
+    left = [rho(first, groups != g) - rho(second, groups != g) for g in range(5)]
+    half = stats.t.ppf(0.975, 4) * stats.sem(5 * whole - 4 * np.array(left))
+    assert prediction.gap(first, second, truth, groups) == pytest.approx((whole, whole - half, whole + half))
 
 
 def test_which_layer_ranks_within_each_source_alone():
@@ -443,6 +688,16 @@ def test_which_layer_ranks_within_each_source_alone():
     found = agreement(layers, np.linspace(1, 0, 8))
     assert found.loc[(LAYER, "relative"), "rho"] == pytest.approx(-1)
     assert found.loc[(KERNELS, "relative"), "rho"] == pytest.approx(1)
+
+
+def test_sources_are_six_groups_of_which_the_target_s_own_is_one(small):
+    labels = pd.DataFrame([labels for labels, _ in prediction.labelled_sources(small, "pspnet")])
+    assert list(labels) == prediction.SOURCE
+    counted = labels.groupby("group", sort=False).size().to_dict()
+    assert counted == {"ACDC seg": 4, "ACDC auto": 4, "T1 seg": 3, "T1 auto": 3, "RVSC seg": 3, "RVSC auto": 3}
+    assert labels.loc[labels["own"], "group"].unique().tolist() == ["ACDC seg"]
+    assert labels.loc[labels["group"] == "ACDC seg", "own"].all()
+    assert all(label.startswith(group) for label, group in zip(labels["label"], labels["group"], strict=True))
 
 
 def test_twenty_sources_begin_where_the_target_began_and_none_is_the_target(small):
@@ -489,13 +744,23 @@ def test_tables_words_and_figures_follow_from_the_drops(drops):
     assert len(figures.controls(means, judged, tolerance=TOLERANCE).axes) == 2
 
 
+def test_the_chapter_s_targets_are_weighed_at_their_own_scale(large, crossed):
+    found = large.result(redundancy.dice(large, "unet"))
+    small = grid.scaled(large)
+    part, model = small.slices("acdc").validation, small.model("unet", **grid.target(0))
+    each = dice_by_class(reuse.predict(model, part.images).argmax(1), part.masks, part.patient, part.classes)
+    expected = each[each["class"] > 0].groupby("patient")["dice"].mean().mean()
+    assert standing.foreground(found) == pytest.approx(expected)
+    assert standing.box(large, {"unet": expected})  # two steps of training
+    assert len(redundancy.dice(crossed, "unet").needs["parts"]) == 3
+
+
 @pytest.mark.usefixtures("one_depth")
 def test_joint_transplants_and_what_they_cost(large):
     found = large.result(prefixes.joint(large, "unet"))
     own = found[found["control"] == "own"]
     assert own.loc[~own["recalibrated"], "drop"].tolist() == [0]
     assert set(found["control"]) == {*prefixes.JOINT, "own"}
-    assert "kernels that pass one by one" in prefixes.joint_in_words(found)
     trained = prefixes.prefix_means(
         trainings({(prefixes.NOTHING, 0): 0.5} | {(name, 3): 0.4 for name in prefixes.PREFIXES})
     )
@@ -567,16 +832,31 @@ def test_distances_stand_beside_their_null_for_both_starts(large):
     assert (shared["relative"] < found.loc[found["start"] == "independent", "relative"].min()).all()
     alone = found[found["start"] == "independent"]
     assert (alone["aligned"] < alone["relative"]).all()
-    assert "times its null" in prediction.apart_in_words(found)
+    assert len(prediction.apart_in_words(found).splitlines()) == 2
+
+
+def test_distances_are_said_beside_what_unrelated_movement_leads_to(sentences):
+    rows = [("unet", "shared", "source", 0.52, 0.4, 0.398), ("unet", "shared", "other seed", 0.97, 0.4, 0.4)]
+    rows += [("unet", "independent", "source", 1.3, 1.4, 1.1), ("unet", "independent", "other seed", 1.0, 1.4, 1.1)]
+    columns = ["network", "start", "other", "ratio", "relative", "aligned"]
+    assert sentences(prediction.apart_in_words(pd.DataFrame(rows, columns=columns))) == [
+        "UNet, shared start: The source ends nearer than unrelated movement leads, at 0.52 of that distance.",
+        "The other seed ends about as far as unrelated movement leads, at 0.97 of that distance.",
+        "Aligning channels takes nothing off.",
+        "UNet, independent start: The source ends farther than unrelated movement leads, at 1.30 of that distance.",
+        "The other seed ends about as far as unrelated movement leads, at 1.00 of that distance.",
+        "Aligning channels takes 21% off.",
+    ]
 
 
 def test_predictors_are_drawn_with_every_score():
     rows = [
-        ("pspnet", truth, name, 0.5, 0.2, 0.8, 0.1, -0.1, 0.3, "predicts")
+        ("pspnet", kept, truth, name, 0.5, 0.2, 0.8, "groups of sources", "predicts")
+        for kept in (prediction.ALL, prediction.OTHERS_ALONE)
         for truth in prediction.TRUTHS
         for name in SCORES
     ]
-    columns = ["network", "truth", "score", "rho", "low", "high", "over", "over_low", "over_high", "verdict"]
+    columns = ["network", "sources", "truth", "score", "rho", "low", "high", "over", "verdict"]
     found = pd.DataFrame(rows, columns=columns)
     labels = {name: score.label for name, score in SCORES.items()}
     drawn = figures.predictors(found, labels)
@@ -584,4 +864,6 @@ def test_predictors_are_drawn_with_every_score():
     assert [tick.get_text() for tick in drawn.axes[0].get_yticklabels()] == list(labels.values())
     table = prediction.trusted(found)
     assert list(table.columns) == [LAYER, KERNELS, TUNED]
+    assert table.columns.name == "95 % over groups of sources"
+    assert table.index.get_level_values("sources").tolist() == 9 * ["all"] + 9 * ["without own labels"]
     assert table.iloc[0, 0] == "+0.50 [+0.20, +0.80] predicts"

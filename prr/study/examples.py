@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import resnet18
 
+from prr import donors
 from prr.distance import rmse
 from prr.errors import OptionError
 from prr.layers import device_of
 from prr.metrics import drop_interval, nanmean
 from prr.reuse import ACTIONS, apply_plan, values
 from prr.samples import Samples
+from prr.study.display import Words, ranged
 from prr.study.jobs import Job, derived, kept_as
 from prr.study.models import seed_of
 from prr.study.networks import NETWORK
@@ -41,10 +43,12 @@ NETWORKS = {  # name: (architecture, classes, what it is trained on)
     "two shapes": ("pspnet", 3, "two"),
 }
 SOURCES = ("other digits", "negatives", "turned digits")  # of the target "few digits"
+FROZEN, WHOLE, START = "planned, frozen", "all of it, trained on", "untrained start"
+CONTROLS = ("random donor", START)  # that the same plan takes from in the source's place
 PLANS = {  # name: what is done instead of what the verdict's plan says
-    "planned, frozen": {},
+    FROZEN: {},
     "planned, trained on": {"reuse": "fine-tune"},
-    "all of it, trained on": dict.fromkeys(ACTIONS, "fine-tune"),
+    WHOLE: dict.fromkeys(ACTIONS, "fine-tune"),
 }
 kept_as(VERDICT)(judge)  # here too, for a process that makes an example imports little else
 
@@ -216,19 +220,35 @@ def gains(models: dict[str, nn.Module], samples: Samples) -> pd.DataFrame:
     """Scores of several networks, and what each gains over the first.
 
     Returns:
-        DataFrame[network, score, gain, low, high]: accuracy or foreground Dice; 95 % paired bootstrap interval of the
-        gain over units.
+        DataFrame[network, score, gain, low, high, over]: accuracy or foreground Dice; 95 % paired t interval of the
+        gain; over: what it resamples, images each of which is a unit.
     """
-    each = np.stack([values(model, samples, batch_size=100) for model in models.values()])
-    low, high = drop_interval(each[0], each)
-    reached = nanmean(each)
-    columns = {"score": reached, "gain": reached - reached[0], "low": -high, "high": -low}
-    return pd.DataFrame({"network": list(models), **columns})
+    each = scores(models, samples)
+    return pd.DataFrame({"network": list(models), "score": nanmean(each), **gained(each, each[0]), "over": "images"})
+
+
+def scores(models: dict[str, nn.Module], samples: Samples) -> np.ndarray:
+    """Score (networks, images) of each network on each image."""
+    return np.stack([values(model, samples, batch_size=100) for model in models.values()])
+
+
+def gained(each: np.ndarray, base: np.ndarray) -> dict[str, np.ndarray]:
+    """What the mean of each row (rows, images) gains over that of `base` (images,), with 95 % paired t intervals."""
+    low, high = drop_interval(base, each)
+    return {"gain": nanmean(each) - nanmean(base), "low": -high, "high": -low}
 
 
 def ranks(target: nn.Module, sources: dict[str, nn.Module], verdict: Verdict) -> pd.DataFrame:
     """`prr.verdict.rank` of some networks over the layers of a verdict, whose sources they need not be."""
     return rank(target, sources, verdict.layers)
+
+
+def nearness_in_words(ranked: pd.DataFrame) -> Words:
+    """Whether the untrained start is nearer than the sources, from `ranks`."""
+    far = ranked.set_index("source")["relative"]
+    start, name = far.pop(START), far.idxmin()
+    where = "nearer than every source" if start < far.min() else "not the nearest"
+    return Words(f"The untrained start is {where}: {start:.2f}. The nearest source, {name}, is {far.min():.2f} away.")
 
 
 def plan(run: Run, judged: Job, changes: dict[str, str] | None = None) -> Job:
@@ -255,24 +275,91 @@ def outcome(
     target: nn.Module, start: nn.Module, sources: dict[str, nn.Module], verdict: Verdict,
     plans: dict[str, pd.DataFrame], few: Samples, validation: Samples, scale: dict[str, Any],
 ) -> pd.DataFrame:  # fmt: skip
-    """`gains` of networks that begin with parameters of the nearest source and train on few digits, over the target.
+    """How networks do that begin with parameters of the plan's source and train on few digits, beside controls.
 
     Args:
         target: trained on the same few digits from the same start, with nothing loaded.
         start: the untrained network.
         sources: the networks that were judged.
-        verdict: says which of them is the nearest.
+        verdict: says which of them the plan takes from.
         plans: {name: what to do with each parameter}, see `prr.apply_plan`.
         few: what they learn from.
         validation: what they are scored on.
         scale: arguments of `train`.
+
+    Returns:
+        DataFrame[network, source, score, gain, low, high, beyond, beyond_low, beyond_high, over]: the target, each
+        source as it is, each plan, and the verdict's own plan taken from random numbers of the source's scale and from
+        the untrained start. gain: over the target; beyond: over the verdict's own plan; both with 95 % paired t
+        intervals.
     """
-    nearest = sources[verdict.plan_from]
-    models = {"nothing loaded": target}
-    for name, each in plans.items():
-        models[name] = apply_plan(start, nearest, each)
-        train(models[name], few, **scale)
-    return gains(models, validation)
+    plans, taken = {FROZEN: verdict.plan()} | plans, verdict.plan_from
+    givers = dict(zip(CONTROLS, (donors.random(sources[taken], scale["seed"]), start), strict=True))
+    models = {("nothing loaded", "–"): target, **{("as it is", name): source for name, source in sources.items()}}
+    models |= {(name, taken): apply_plan(start, sources[taken], each) for name, each in plans.items()}
+    models |= {(FROZEN, name): apply_plan(start, giver, plans[FROZEN]) for name, giver in givers.items()}
+    for model in list(models.values())[1 + len(sources) :]:
+        train(model, few, **scale)
+    each = scores(models, validation)
+    planned = list(models).index((FROZEN, taken))
+    beyond = {name.replace("gain", "beyond"): value for name, value in gained(each, each[planned]).items()}
+    return pd.DataFrame(models.keys(), columns=["network", "source"]).assign(
+        score=nanmean(each), **gained(each, each[0]), **beyond, over="images"
+    )
+
+
+SAID = {  # what: (it is better, worse, neither for sure, exactly equal), and how much
+    "plan": (
+        ("Following the plan pays.", "Following the plan costs.", "Whether following the plan pays is open.",
+         "Following the plan changes nothing."),
+        "Against nothing loaded it changes the score by",
+    ),
+    "control": (
+        ("The plan's source does worse than a control.", "The plan's source matters.", "The plan's source shows no merit.",
+         "The plan's source changes nothing."),
+        "The same plan from the {}, the better control, changes the score by",
+    ),
+    "whole": (
+        ("Loading everything and training on does better than the plan.",
+         "Loading everything and training on does worse than the plan.",
+         "Loading everything and training on does neither better nor worse than the plan for sure.",
+         "Loading everything and training on changes nothing."),
+        "Against the plan it changes the score by",
+    ),
+}  # fmt: skip
+
+
+def in_words(found: pd.DataFrame) -> Words:
+    """Whether the plan paid, whether its source is what counted, and whether loading everything is better.
+
+    Args:
+        found: from `outcome`.
+    """
+    at = found.set_index(["network", "source"]).sort_index()
+    (taken,) = at.loc[FROZEN].index.difference(CONTROLS)
+    alone, controls = at.loc["as it is", "score"], at.loc[FROZEN].loc[[*CONTROLS]]
+    best, control = alone.idxmax(), controls["beyond"].idxmax()
+    lines = [
+        _compared("plan", at.loc[(FROZEN, taken)], "gain", "low", "high"),
+        _compared("control", controls.loc[control], "beyond", "beyond_low", "beyond_high").format(control),
+    ]
+    if (WHOLE, taken) in at.index:
+        lines.append(_compared("whole", at.loc[(WHOLE, taken)], "beyond", "beyond_low", "beyond_high"))
+    scored = f"By itself {taken} scores {alone[taken]:.2f}"
+    lines.append(
+        f"**The plan takes from the source that is best by itself.** {scored}."
+        if best == taken
+        else f"**The plan does not take from the source that is best by itself.** {scored}, {best} {alone[best]:.2f}."
+    )
+    return Words("\n".join(f"- {line}" for line in lines))
+
+
+def _compared(what: str, row: pd.Series, *columns: str) -> str:
+    """One line of `in_words`, from a difference and the ends of its interval."""
+    (better, worse, unsure, equal), by = SAID[what]
+    gain, low, high = row[[*columns]]
+    finding = equal if low == high == 0 else better if low > 0 else worse if high < 0 else unsure
+    return f"**{finding}** {by} {ranged(gain, low, high, row['over'])}."
 
 
 def jobs(run: Run) -> list[Job]:
@@ -286,7 +373,7 @@ def jobs(run: Run) -> list[Job]:
     return [
         run.job_of(gains, {"few digits": target, **sources}, digits),
         judged,
-        run.job_of(ranks, target, {**sources, "untrained start": untaught}, judged),
+        run.job_of(ranks, target, {**sources, START: untaught}, judged),
         run.job_of(outcome, target, untaught, sources, judged, plans, data(run, "few"), digits, scale(run)),
         run.job_of(judge, three, two, data(run, "scenes"), tolerance=tolerance),
         run.job_of(judge, untaught, target, digits, tolerance=tolerance),

@@ -32,7 +32,12 @@ REUSE_STYLE = {
     "reused": ("o", PALETTE[2]),
     "lost": ("X", PALETTE[3]),
 }
-AGREEMENT_STYLE = {"predicts": ("o", PALETTE[2]), "undecided": ("s", PALETTE[7]), "misleads": ("X", PALETTE[3])}
+AGREEMENT_STYLE = {
+    "predicts": ("o", PALETTE[2]),
+    "weak": ("D", PALETTE[1]),
+    "undecided": ("s", PALETTE[7]),
+    "misleads": ("X", PALETTE[3]),
+}
 # how two networks begin: chapter 8's headline, and all of its starts
 START_STYLE = {"independent": ("X", PALETTE[3], -0.12), "shared": ("o", PALETTE[0], 0.12), "noise": ("s", "0.4", 0)}
 START_MARKER = {
@@ -320,41 +325,49 @@ def _curve(
         intervals(axis, some[against], some, value, zorder=3, **style)
 
 
-def controls(means: pd.DataFrame, judged: pd.DataFrame, *, tolerance: float, note: str = "") -> Figure:
+def controls(means: pd.DataFrame, judged: pd.DataFrame | None, *, tolerance: float, note: str = "") -> Figure:
     """Drop of the score by layer with the kernel from the source and from its controls; the verdict along the top.
 
     Args:
-        means: DataFrame[control, layer, drop, low, high] of one network, from `prr.study.redundancy.means`.
-        judged: DataFrame[layer, verdict, verdict_by_mean] of the same, from `prr.study.redundancy.judged`.
+        means: DataFrame[control, layer, drop, low, high, over] of one network, from `prr.study.redundancy.means`.
+        judged: DataFrame[layer, verdict, verdict_by_mean] of the same, from `prr.study.redundancy.judged`; None where
+            nothing is judged: no verdicts, and no band.
         tolerance: drop that counts as none.
         note: where the numbers come from.
     """
     figure, (above, axis) = plt.subplots(
         2, 1, figsize=(10, 4.6), sharex=True, gridspec_kw={"height_ratios": [0.16, 1], "hspace": 0.05}
     )
-    axis.axhspan(-tolerance, tolerance, color="0.9", zorder=0, label=f"within {tolerance:g} of the target")
+    means = means[means["control"].isin(CONTROL_STYLE)]
     for index, (control, (marker, colour)) in enumerate(CONTROL_STYLE.items()):
         part = means[means["control"] == control]
         place = part["layer"] + (index - (len(CONTROL_STYLE) - 1) / 2) * 0.19
         intervals(axis, place, part, fmt=marker, color=colour, markersize=4.5, linewidth=0.9, label=control)
-    top = means.loc[means["control"].isin(CONTROL_STYLE), "drop"].max()
-    axis.set_ylim(-0.15, max(0.3, 1.25 * top))  # wide limits of a few seeds may run out of the panel
+    axis.set_ylim(-0.15, max(0.3, 1.25 * means["drop"].max()))  # wide limits of a few seeds may run out of the panel
     axis.set_ylabel("drop of foreground Dice")
-    layer_axis(axis, "", judged["layer"])
+    layer_axis(axis, "", means["layer"])
+    if judged is not None:
+        axis.axhspan(-tolerance, tolerance, color="0.9", zorder=0, label=f"within {tolerance:g} of the target")
+        _verdicts(above, judged)
+    above.axis("off")
+    for panel, height in ((above, 1.0), (axis, 0.96)):
+        handles, labels = panel.get_legend_handles_labels()
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, height), "ncols": max(1, len(labels))}
+        figure.legend(handles, labels, frameon=False, fontsize=8, **place)
+    axis.spines[["top", "right"]].set_visible(False)
+    over = [f"{', '.join(part['control'].unique())} over {each}" for each, part in means.groupby("over", sort=False)]
+    return noted(figure, f"Bars: 95 %, {'; '.join(over)}. {note}")
+
+
+def _verdicts(axis: Axes, judged: pd.DataFrame) -> None:
+    """The verdict of every layer in a row, hollow where the means alone speak."""
     for verdict, (marker, colour) in REUSE_STYLE.items():
         style = {"color": colour, "markersize": 7}
         clear = judged.loc[judged["verdict"] == verdict, "layer"]
         by_mean = judged.loc[(judged["verdict"] == "undecided") & (judged["verdict_by_mean"] == verdict), "layer"]
-        above.plot(clear, np.zeros(len(clear)), marker, label=verdict, **style)
-        above.plot(by_mean, np.zeros(len(by_mean)), marker, fillstyle="none", **style)
-    above.plot([], [], "o", color="0.4", fillstyle="none", label="hollow: undecided, so by the means alone")
-    above.axis("off")
-    for panel, height in ((above, 1.0), (axis, 0.96)):
-        handles, labels = panel.get_legend_handles_labels()
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, height), "ncols": len(labels)}
-        figure.legend(handles, labels, frameon=False, fontsize=8, **place)
-    axis.spines[["top", "right"]].set_visible(False)
-    return noted(figure, note)
+        axis.plot(clear, np.zeros(len(clear)), marker, label=verdict, **style)
+        axis.plot(by_mean, np.zeros(len(by_mean)), marker, fillstyle="none", **style)
+    axis.plot([], [], "o", color="0.4", fillstyle="none", label="hollow: undecided, so by the means alone")
 
 
 def prefixes(joint: pd.DataFrame, trained: pd.DataFrame, *, note: str = "") -> Figure:
@@ -362,8 +375,8 @@ def prefixes(joint: pd.DataFrame, trained: pd.DataFrame, *, note: str = "") -> F
 
     Args:
         joint: DataFrame[control, set, n, recalibrated, drop] from `prr.study.prefixes.joint_means`.
-        trained: DataFrame[prefix, n, dice, gain, gain_low, gain_high] from `prr.study.prefixes.prefix_means`; empty
-            where no prefix was trained.
+        trained: DataFrame[prefix, n, dice, gain, gain_low, gain_high, over] from `prr.study.prefixes.prefix_means`;
+            empty where no prefix was trained.
         note: where the numbers come from.
     """
     figure, axes = panels(2 if len(trained) else 1)
@@ -387,7 +400,8 @@ def prefixes(joint: pd.DataFrame, trained: pd.DataFrame, *, note: str = "") -> F
             intervals(axes[1], part["n"] + (index - 2) * 0.22, part, "dice", color=colour, label=prefix, **style)
         axes[1].set(title="loaded, then trained shortly", xlabel="layers from the input", ylabel="foreground Dice")
         axes[1].set_ylim(min(0, trained["dice"].min()) - 0.03, 1.03)
-        axes[1].legend(frameon=False, fontsize=8)
+        over = f"bars: 95 %, over {trained['over'].iloc[0]}"
+        axes[1].legend(frameon=False, fontsize=8, title=over, title_fontsize=8)
     for axis in axes:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return finished(figure, axes, note)
@@ -397,24 +411,29 @@ def predictors(agreement: pd.DataFrame, labels: dict[str, str], *, note: str = "
     """Rank correlation of every cheap score with every truth, a panel for each truth; right of 0 the score warns.
 
     Args:
-        agreement: DataFrame[truth, score, rho, low, high, verdict] of one network, from
-            `prr.study.prediction.agreement`.
+        agreement: DataFrame[sources, truth, score, rho, low, high, over, verdict] of one network, from
+            `prr.study.prediction.agreement`; those of all sources stand above, others hollow below.
         labels: {score: words}, in order from above.
         note: where the numbers come from.
     """
-    truths = list(agreement["truth"].unique())
-    figure, axes = plt.subplots(1, len(truths), figsize=(10, 0.34 * len(labels) + 1.3), sharey=True, squeeze=False)
+    truths, kept = (list(agreement[column].unique()) for column in ("truth", "sources"))
+    figure, axes = plt.subplots(1, len(truths), figsize=(10, 0.4 * len(labels) + 1.3), sharey=True, squeeze=False)
     place = {score: index for index, score in enumerate(labels)}
     for axis, truth in zip(axes[0], truths, strict=True):
         for row in agreement[agreement["truth"] == truth].itertuples():
             marker, colour = AGREEMENT_STYLE[row.verdict]
-            axis.hlines(place[row.score], row.low, row.high, color=colour, linewidth=1.5)
-            axis.plot(row.rho, place[row.score], marker, color=colour, markersize=6)
+            some = kept.index(row.sources)
+            height, fill = place[row.score] + 0.32 * some - 0.16, ("full", "none")[some > 0]
+            axis.hlines(height, row.low, row.high, color=colour, linewidth=1.5 - 0.6 * (some > 0))
+            axis.plot(row.rho, height, marker, color=colour, markersize=5.5, fillstyle=fill)
         axis.axvline(0, color="0.4", linewidth=0.8)
         axis.grid(axis="x", color="0.92")
         axis.set(title=truth, xlabel="Spearman's rho", xlim=(-1.05, 1.05))
     for verdict, (marker, colour) in AGREEMENT_STYLE.items():
         axes[0, 0].plot([], [], marker, color=colour, label=verdict)
+    for each in kept[1:]:
+        axes[0, 0].plot([], [], "o", color="0.4", fillstyle="none", label=f"hollow: {each}")
+    axes[0, 0].plot([], [], color="0.4", linewidth=1.5, label=f"bars: 95 %, over {agreement['over'].iloc[0]}")
     axes[0, 0].set_yticks(range(len(labels)), labels.values())
     axes[0, 0].invert_yaxis()
     return finished(figure, list(axes[0]), note, legend=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -45,6 +45,21 @@ def rmse(run: Run, network: str) -> Job:
 def shift_scale(run: Run, network: str) -> Job:
     """`prr.shift_scale` of the target by its own auto-encoder."""
     return _of_pair(run, bn.shift_scale, network)
+
+
+def largest_in_words(tables: Mapping[str, pd.DataFrame]) -> Words:
+    """Which replacement changes a batch norm's output most, in how many layers: {title: `shift_scale`}."""
+    told = []
+    for title, table in tables.items():
+        changes = table.filter(regex="^rms_").rename(columns=lambda name: name.removeprefix("rms_"))
+        counts = changes.idxmax(axis=1).value_counts()
+        first = sorted(counts.index[counts == counts.max()])
+        each = "" if len(first) == 1 else " each"
+        told.append(
+            f"**{title}: replacing {' or '.join(first)} changes the output most**, in {counts.max()} of {len(table)} "
+            f"layers{each}."
+        )
+    return Words(" ".join(told))
 
 
 def responses(run: Run, network: str, layer: int = 3) -> Job:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,16 +14,14 @@ from prr import bn, predictors
 from prr.data import Slices
 from prr.distance import rmse
 from prr.metrics import nanmean
-from prr.predictors import rank_agreement, rank_correlation
+from prr.predictors import jackknife, rank_agreement, rank_correlation
 from prr.reuse import device_of
-from prr.study import grid, networks, prefixes, sources, transplants
+from prr.study import grid, networks, paper, prefixes, sources, transplants
 from prr.study.backbones import ARCHITECTURES
-from prr.study.display import Words
+from prr.study.display import Words, ranged
 from prr.study.jobs import Job, derived, stack
 from prr.study.models import TITLES
 from prr.study.run import Run
-
-RESAMPLES = 1000
 
 
 class Score(NamedTuple):
@@ -47,15 +44,13 @@ SCORES = {
     "h_score": Score("H-score (less is worse)", -1, False),
 }
 BASELINE = "travelled"
-LAYER, KERNELS, TUNED = "which layer", "which source: kernels", "which source: fine-tuned"
-TRUTHS = {
-    LAYER: "drop of each kernel, ranked within each source",
-    KERNELS: "mean drop of a source's kernels",
-    TUNED: "Dice that is lost after fine-tuning on few patients",
-}
-PREDICTS, MISLEADS, OPEN = "predicts", "misleads", "undecided"
+LAYER, KERNELS, TUNED = TRUTHS = "which layer", "which source: kernels", "which source: fine-tuned"
+ALL, OTHERS_ALONE = "all", "without own labels"  # own: of the target's data, by the target's task
+PREDICTS, MISLEADS, WEAK, OPEN = "predicts", "misleads", "weak", "undecided"
+TOLERANCES = paper.tolerances()
+OVER = "groups of sources"  # what intervals resample: a group is a data set by a task
 OTHERS = ("source", "other seed")  # networks whose distance from the target is taken
-SOURCE = ["network", "target", "label"]  # what names a source
+SOURCE = ["network", "target", "label", "group", "own"]  # what names a source, and what it was trained on
 
 
 # ---------------------------------------------------------------- sources
@@ -82,10 +77,14 @@ def candidates(run: Run, common: int) -> dict[str, dict[str, Any]]:
 
 
 def labelled_sources(run: Run, network: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """(labels, arguments of `networks.model`) of every source of every target."""
-    targets = grid.seeds(run, grid.RANKED)[0]
-    each = ((seed, *pair) for seed in targets for pair in candidates(run, seed).items())
-    return [({"network": network, "target": seed, "label": label}, giver) for seed, label, giver in each]
+    """(labels, arguments of `networks.model`) of every source of every target; the labels are `SOURCE`."""
+    found = []
+    for seed in grid.seeds(run, grid.RANKED)[0]:
+        for label, giver in candidates(run, seed).items():
+            group = giver["dataset"], giver["task"]
+            words = networks.label(run, *group), group == ("acdc", "segmentation")
+            found.append((dict(zip(SOURCE, (network, seed, label, *words), strict=True)), giver))
+    return found
 
 
 # ---------------------------------------------------------------- scores
@@ -193,8 +192,8 @@ def layers(run: Run, network: str) -> Job:
         network: unet or pspnet.
 
     Returns:
-        The job of DataFrame[network, target, label, ..., drop]: the columns of `source_scores`, and the mean drop over
-        validation patients.
+        The job of DataFrame[network, target, label, group, own, ..., drop]: the columns of `source_scores`, and the
+        mean drop over validation patients. group: data set and task; own: trained on the target's own labels.
     """
     run, scores, drops = grid.scaled(run), [], []
     for labels, giver in labelled_sources(run, network):
@@ -218,8 +217,8 @@ def by_source(run: Run, network: str) -> Job:
         network: unet or pspnet.
 
     Returns:
-        The job of DataFrame[network, target, label, scores (means over kernels), drop, dice]: drop, mean over kernels;
-        dice: after fine-tuning, mean over draws and patients.
+        The job of DataFrame[network, target, label, group, own, scores (means over kernels), drop, dice]: drop, mean
+        over kernels; dice: after fine-tuning, mean over draws and patients.
     """
     run = grid.scaled(run)
     draws = grid.seeds(run, grid.RANKED)[1]  # of few patients, each with a fresh start of its own
@@ -249,11 +248,23 @@ def agreement(layers: pd.DataFrame, by_source: pd.DataFrame) -> pd.DataFrame:
         by_source: from `by_source`, of the same.
 
     Returns:
-        DataFrame[network, truth, score, rho, low, high, over, over_low, over_high, verdict]. 95 % bootstrap limits over
-        sources, each score by itself. Ranks are taken within each target, and for "which layer" within each source.
-        over: rho minus that of the baseline, how far the source has trained. verdict: predicts where low is above 0,
-        misleads where high is below.
+        DataFrame[network, sources, truth, score, rho, low, high, beyond, beyond_low, beyond_high, groups, over,
+        verdict]. sources: all, or without those that were trained on the target's own labels. Ranks are taken within
+        each target, and for "which layer" within each source. beyond: rho minus that of the baseline, how far the
+        source has trained. 95 % limits are a jackknife's over the groups of sources, each score by itself. verdict: see
+        `verdict`.
     """
+    parts = []
+    for kept in (ALL, OTHERS_ALONE):
+        some = [table if kept == ALL else table[~table["own"]] for table in (layers, by_source)]
+        parts.append(_agreement(*some).assign(sources=kept))
+    found = pd.concat(parts, ignore_index=True).assign(network=layers["network"].iloc[0], over=OVER)
+    columns = ["network", "sources", "truth", "score", "rho", "low", "high", "beyond", "beyond_low", "beyond_high"]
+    return found[[*columns, "groups", "over", "verdict"]]
+
+
+def _agreement(layers: pd.DataFrame, by_source: pd.DataFrame) -> pd.DataFrame:
+    """See `agreement`, of some sources."""
     harms = by_source.assign(lost=1 - by_source["dice"])
     tables = {LAYER: (layers, "drop", ["target", "label"]), KERNELS: (harms, "drop", ["target"])}
     tables[TUNED] = (harms, "lost", ["target"])
@@ -264,48 +275,56 @@ def agreement(layers: pd.DataFrame, by_source: pd.DataFrame) -> pd.DataFrame:
             for name, score in SCORES.items()
             if score.of_layers or truth != LAYER
         }
-        harm = table.groupby(within)[column].rank(pct=True)
+        harm, groups = table.groupby(within)[column].rank(pct=True), table["group"]
         for name, ranked in ranks.items():
-            found = rank_agreement(ranked, harm, table["label"])
-            over = [np.nan] * 3 if name == BASELINE else gap(ranked, ranks[BASELINE], harm, table["label"])
-            rows.append((truth, name, *found, *over, _verdict(*found[1:])))
-    columns = ["truth", "score", "rho", "low", "high", "over", "over_low", "over_high", "verdict"]
-    found = pd.DataFrame(rows, columns=columns)
-    found.insert(0, "network", layers["network"].iloc[0])
-    return found
+            found = rank_agreement(ranked, harm, groups)
+            beyond = [np.nan] * 3 if name == BASELINE else gap(ranked, ranks[BASELINE], harm, groups)
+            rows.append((truth, name, *found, *beyond, groups.nunique(), verdict(*found)))
+    columns = ["truth", "score", "rho", "low", "high", "beyond", "beyond_low", "beyond_high", "groups", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _verdict(low: float, high: float) -> str:
-    return PREDICTS if low > 0 else MISLEADS if high < 0 else OPEN
+def verdict(rho: float, low: float, high: float) -> str:
+    """What a rank correlation says: its interval must lie on one side of 0, and it must be large enough to be of use.
+
+    >>> verdict(0.5, 0.2, 0.7), verdict(0.08, 0.02, 0.14), verdict(0.5, -0.1, 0.8), verdict(-0.5, -0.7, -0.2)
+    ('predicts', 'weak', 'undecided', 'misleads')
+    """
+    if not (low > 0 or high < 0):
+        return OPEN
+    if abs(rho) < TOLERANCES["predicts"]:
+        return WEAK
+    return PREDICTS if rho > 0 else MISLEADS
 
 
 def gap(first: pd.Series, second: pd.Series, truth: pd.Series, groups: pd.Series) -> tuple[float, float, float]:
-    """Difference of two scores' rank correlations with a truth, and its 95 % bootstrap limits over paired groups."""
+    """Difference of two scores' rank correlations with a truth, and its 95 % jackknife limits over paired groups."""
     known = first.notna() & second.notna() & truth.notna()
     scores, harm = np.stack([first[known], second[known]]), truth[known].to_numpy()
-    members = [np.flatnonzero(groups[known] == each) for each in groups[known].unique()]
+    if len(harm) < 2:
+        return (np.nan,) * 3
 
-    def difference(drawn: Iterable[int]) -> float:
-        rows = np.concatenate([members[each] for each in drawn])
+    def difference(rows: np.ndarray | slice) -> float:
         one, other = rank_correlation(scores[:, rows], harm[rows])
         return float(one - other)
 
-    if len(members) < 4:
-        return difference(range(len(members))) if members else np.nan, np.nan, np.nan
-    rng = np.random.default_rng(0)
-    drawn = [difference(rng.integers(len(members), size=len(members))) for _ in range(RESAMPLES)]
-    return difference(range(len(members))), *np.quantile(drawn, [0.025, 0.975]).tolist()
+    found, half = difference(slice(None)), jackknife(difference, groups[known])
+    return found, found - half, found + half
 
 
 def trusted(agreement: pd.DataFrame) -> pd.DataFrame:
-    """DataFrame with scores as rows and truths as columns: rho with its limits, and what they say."""
+    """DataFrame with scores as rows, for all sources and without own labels, and truths as columns: rho, its limits.
+
+    The corner names what the limits are over.
+    """
     table = agreement.assign(
         score=agreement["score"].map(lambda name: SCORES[name].label),
         words=[f"{row.rho:+.2f} [{row.low:+.2f}, {row.high:+.2f}] {row.verdict}" for row in agreement.itertuples()],
     )
-    order = [each for each in TRUTHS if each in set(table["truth"])]
-    wide = table.pivot(index=["network", "score"], columns="truth", values="words")[order]
-    return wide.reindex(table.set_index(["network", "score"]).index.unique()).fillna("").rename_axis(columns=None)
+    rows, order = ["network", "sources", "score"], [each for each in TRUTHS if each in set(table["truth"])]
+    wide = table.pivot(index=rows, columns="truth", values="words")[order]
+    corner = f"95 % over {table['over'].iloc[0]}"
+    return wide.reindex(table.set_index(rows).index.unique()).fillna("").rename_axis(columns=corner)
 
 
 # ---------------------------------------------------------------- distances and their nulls
@@ -375,12 +394,20 @@ def apart_in_words(means: pd.DataFrame) -> Words:
     Args:
         means: from `apart_means`.
     """
-    lines = [
-        f"- **{TITLES[row.network]}, {row.start} start, {row.other}**: RMSE is {row.ratio:.2f} times its null; "
-        f"relative {row.relative:.2f}, after aligning channels {row.aligned:.2f}."
-        for row in means.itertuples()
-    ]
+    lines = []
+    for (network, start), part in means.groupby(["network", "start"], sort=False):
+        told = [_beside_null(row) for row in part.itertuples()]
+        saved = 1 - part["aligned"].mean() / part["relative"].mean()
+        told.append(f"Aligning channels takes {f'{saved:.0%}' if saved >= 0.005 else 'nothing'} off.")
+        lines.append(f"- **{TITLES[network]}, {start} start**: {' '.join(told)}")
     return Words("\n".join(lines))
+
+
+def _beside_null(row: tuple) -> str:
+    """A distance against what unrelated movement gives."""
+    near, far = row.ratio < TOLERANCES["nearness"], row.ratio > 1 / TOLERANCES["nearness"]
+    place = "nearer than" if near else "farther than" if far else "about as far as"
+    return f"The {row.other} ends {place} unrelated movement leads, at {row.ratio:.2f} of that distance."
 
 
 def in_words(agreement: pd.DataFrame) -> Words:
@@ -391,21 +418,59 @@ def in_words(agreement: pd.DataFrame) -> Words:
     """
     lines = []
     for (network, truth), part in agreement.groupby(["network", "truth"], sort=False):
-        at = part.set_index("score")
-        good = [SCORES[name].label for name in at.index[at["verdict"] == PREDICTS]]
-        bad = [SCORES[name].label for name in at.index[at["verdict"] == MISLEADS]]
-        best, row = at["rho"].idxmax(), at.loc["relative"]
-        beats = (
-            "is better than"
-            if row["over_low"] > 0
-            else "is worse than"
-            if row["over_high"] < 0
-            else "can't be told from"
-        )
-        lines.append(
-            f"- **{TITLES[network]}, {truth}** ({TRUTHS[truth]}): predict: {', '.join(good) or 'none'}; mislead: "
-            f"{', '.join(bad) or 'none'}. Highest is {SCORES[best].label}, {at.loc[best, 'rho']:+.2f}. The order by "
-            f"relative RMSE {beats} the order by how far the source has trained: {row['over']:+.2f} "
-            f"[{row['over_low']:+.2f}, {row['over_high']:+.2f}]."
-        )
+        every, others = (part[part["sources"] == kept].set_index("score") for kept in (ALL, OTHERS_ALONE))
+        told = [*_found(every), *_without_own(every, others), _beyond_training(every.loc["relative"])]
+        lines.append(f"- **{TITLES[network]}, {truth}**: {' '.join(told)}")
     return Words("\n".join(lines))
+
+
+def _found(at: pd.DataFrame) -> list[str]:
+    """What predicts and what misleads, the strongest of each with its interval."""
+    if at["low"].isna().all():
+        return [f"With {at['groups'].iloc[0]} groups of sources there are no limits, so nothing is decided."]
+    told = []
+    for says in (PREDICTS, MISLEADS):
+        some = at.loc[at["verdict"] == says, "rho"].abs().sort_values(ascending=False).index
+        if len(some):
+            told.append(f"{_name(some[0])} {says}: {_limits(at.loc[some[0]])}.")
+        if len(some) > 1:
+            told.append(f"So {'does' if len(some) == 2 else 'do'} {len(some) - 1} of the other {len(at) - 1} scores.")
+    if not (at["verdict"] == PREDICTS).any():
+        highest = at["rho"].idxmax()
+        told.insert(0, f"No score predicts, not even {_name(highest)}: {_limits(at.loc[highest])}.")
+    return told
+
+
+def _without_own(every: pd.DataFrame, others: pd.DataFrame) -> list[str]:
+    """Where leaving out the sources with the target's own labels changes the answer."""
+    left_out = "Without the sources that had the target's own labels"
+    if others["low"].isna().all():
+        return [f"{left_out} too few groups are left for limits."]
+    before, after = (at["verdict"].where(at["verdict"].isin([PREDICTS, MISLEADS]), OPEN) for at in (every, others))
+    changed = (every["rho"] - others["rho"]).abs()[before != after]
+    if changed.empty:
+        return [f"{left_out} this stays."]
+    most = changed.idxmax()
+    says = {WEAK: "is weak", OPEN: "is undecided"}.get(others.loc[most, "verdict"], others.loc[most, "verdict"])
+    return [
+        f"{left_out} the answer changes for {len(changed)} of {len(every)} scores.",
+        f"{_name(most)} then {says}: {_limits(others.loc[most])}.",
+    ]
+
+
+def _beyond_training(row: pd.Series) -> str:
+    """Whether an order by relative RMSE says more than how far the sources have trained."""
+    better, worse = row["beyond_low"] > 0, row["beyond_high"] < 0
+    ranks = "better" if better else "worse" if worse else "neither better nor worse, for certain,"
+    by = ranged(row["beyond"], row["beyond_low"], row["beyond_high"], row["over"])
+    return f"Relative RMSE ranks {ranks} than {SCORES[BASELINE].label}: {by}."
+
+
+def _name(score: str) -> str:
+    """A score at the head of a sentence, without what its sign means."""
+    label = SCORES[score].label.partition(" (")[0]
+    return label[0].upper() + label[1:]
+
+
+def _limits(row: pd.Series) -> str:
+    return ranged(row["rho"], row["low"], row["high"], row["over"])

@@ -18,7 +18,7 @@ from prr.layers import device_of, parameter_table
 from prr.metrics import crossed_interval, foreground_dice, read_as
 from prr.question import ask
 from prr.study import grid, networks, training, transplants
-from prr.study.display import Words
+from prr.study.display import Words, ranged
 from prr.study.jobs import Job, stack
 from prr.study.models import TITLES, seed_of
 from prr.study.run import Run
@@ -37,14 +37,15 @@ class Prefix(NamedTuple):
 
 
 # Yosinski's names: A is the source's task, B the target's; + is trained on
+SOURCE, TRAINED_ON, UNTRAINED = "source, frozen (AnB)", "source, trained on (AnB+)", "untrained, frozen"
 PREFIXES = {
-    "source, frozen (AnB)": Prefix("source", True),
-    "source, trained on (AnB+)": Prefix("source", False),
+    SOURCE: Prefix("source", True),
+    TRAINED_ON: Prefix("source", False),
     "own, frozen (BnB)": Prefix("own", True),
     "own, trained on (BnB+)": Prefix("own", False),
-    "untrained, frozen": Prefix("", True),
+    UNTRAINED: Prefix("", True),
 }
-NOTHING, UNTRAINED = "nothing loaded", "untrained, frozen"
+NOTHING = "nothing loaded"
 
 
 def units(model: nn.Module, example: torch.Tensor) -> pd.DataFrame:
@@ -259,9 +260,9 @@ def prefix_means(prefixes: pd.DataFrame) -> pd.DataFrame:
         prefixes: from `prefixes`, of one network.
 
     Returns:
-        DataFrame[network, prefix, n, dice, gain, gain_low, gain_high, beyond, beyond_low, beyond_high]: 95 % limits
-        over targets and patients (patients alone with one target), simultaneous (max-t) for the n of a prefix. gain:
-        over nothing loaded; beyond: over untrained, frozen.
+        DataFrame[network, prefix, n, dice, gain, gain_low, gain_high, beyond, beyond_low, beyond_high, over]. gain:
+        over nothing loaded; beyond: over untrained, frozen. 95 % limits are simultaneous (max-t) for the n of a prefix;
+        over: what they resample, patients alone where there is one target.
     """
     table = prefixes.assign(source=0)
     values = {name: grid.crossed(part, "dice", "n") for name, part in table.groupby("prefix", sort=False)}
@@ -275,32 +276,38 @@ def prefix_means(prefixes: pd.DataFrame) -> pd.DataFrame:
     columns = ["prefix", "n", "dice", "gain", "gain_low", "gain_high", "beyond", "beyond_low", "beyond_high"]
     found = pd.DataFrame(rows, columns=columns)
     found.insert(0, "network", prefixes["network"].iloc[0])
-    return found
+    return found.assign(over=grid.over(nothing))
 
 
 # ---------------------------------------------------------------- words
 
 
-def joint_in_words(joint: pd.DataFrame) -> Words:
-    """What the sets of passing kernels cost at once.
+def joint_in_words(joint: pd.DataFrame, tolerance: float) -> Words:
+    """What the kernels that pass one by one cost at once.
 
     Args:
         joint: from `joint`, of one or more networks.
+        tolerance: within which they passed.
     """
     lines = []
     for network, part in joint_means(joint).groupby("network", sort=False):
         at = part.set_index(["control", "set", "recalibrated"])["drop"]
         count = part.loc[part["set"] == KERNELS, "n"].mean()
-        words = [
-            f"the {count:.0f} kernels that pass one by one cost {at['source', KERNELS, False]:.2f} of Dice together, "
-            f"{at['source', KERNELS, True]:.2f} after recalibration",
-            f"with bias and batch norm {at['source', UNITS, False]:.2f} and {at['source', UNITS, True]:.2f}",
-            f"the same kernels cost {at['start', KERNELS, False]:.2f} from the untrained start, "
-            f"{at['random', KERNELS, False]:.2f} from a random donor and {at['other seed', KERNELS, False]:.2f} from "
-            "another seed",
-            f"recalibration alone, with nothing replaced, costs {at['own', NONE, True]:.2f}",
+        if not count:
+            lines.append(f"- **{TITLES[network]}: no kernel passes one by one**, so none are put in together.")
+            continue
+        drop, mended = (at["source", KERNELS, anew] for anew in (False, True))
+        together, kernels = "passes" if drop <= tolerance else "fails", f"{count:.3g} kernel{'s' * (count != 1)}"
+        told = [
+            f"It costs {drop:z.2f} of Dice, {mended:z.2f} after recalibration, which alone costs "
+            f"{at['own', NONE, True]:z.2f}.",
+            f"The same kernels cost {at['start', KERNELS, False]:z.2f} from the untrained start, "
+            f"{at['random', KERNELS, False]:z.2f} from a random donor, {at['other seed', KERNELS, False]:z.2f} from "
+            "another seed.",
         ]
-        lines.append(f"- **{TITLES[network]}**: {'; '.join(words)}.")
+        lines.append(
+            f"- **{TITLES[network]}: what passes one by one ({kernels}) {together} at once.** {' '.join(told)}"
+        )
     return Words("\n".join(lines))
 
 
@@ -310,39 +317,23 @@ def in_words(means: pd.DataFrame) -> Words:
     Args:
         means: from `prefix_means`, of one network.
     """
-    at = means.set_index(["prefix", "n"])
-    lines = [f"With nothing loaded the short training reaches {at.loc[(NOTHING, 0), 'dice']:.2f}."]
-    empty = at.loc[UNTRAINED]
-    lines.append(
-        f"Behind a frozen prefix that nobody has trained it is {empty['dice'].iloc[0]:.2f} at {empty.index[0]} layers "
-        f"and {empty['dice'].iloc[-1]:.2f} at {empty.index[-1]}."
-    )
-    for name in ("source, frozen (AnB)", "own, frozen (BnB)"):
-        part = at.loc[name]
-        lines.append(
-            f"{name}: {part['dice'].iloc[0]:.2f} to {part['dice'].iloc[-1]:.2f}; beyond an untrained prefix of as many "
-            f"layers at n = {_numbers(part['beyond_low'] > 0)}, below it at n = {_numbers(part['beyond_high'] < 0)}; "
-            f"above nothing loaded at n = {_numbers(part['gain_low'] > 0)}, below at n = "
-            f"{_numbers(part['gain_high'] < 0)}."
-        )
-    deepest = empty.index[-1]
-    free = [f"{at.loc[(name, deepest), 'dice']:.2f} ({name})" for name, each in PREFIXES.items() if not each.frozen]
-    lines.append(f"Trained on instead, {deepest} layers reach {' and '.join(free)}.")
-    source = at.loc["source, frozen (AnB)"]
-    fails = bool((source["gain_high"] < 0).any())
-    learned = bool((source["beyond_low"] > 0).any())
-    lines.append(
-        "The paper objects that the layers behind a prefix may adjust to anything. Layers behind an untrained prefix "
-        "have the same freedom, so what the source is beyond it is not adjustment: "
-        + ("there is such a surplus here. " if learned else "no surplus is certain here, and the objection stands. ")
-        + (
-            "That some frozen prefixes end below nothing loaded shows that adjustment has limits."
-            if fails
-            else "No frozen prefix of the source ends certainly below nothing loaded."
-        )
-    )
-    return Words(f"**{TITLES[means['network'].iloc[0]]}.** " + " ".join(lines))
+    frozen, on = (means[means["prefix"] == name].set_index("n") for name in (SOURCE, TRAINED_ON))
+    better, worse, below = frozen["beyond_low"] > 0, frozen["beyond_high"] < 0, frozen["gain_high"] < 0
+    best = frozen.loc[frozen["beyond"].idxmax()]
+    surplus = ranged(best["beyond"], best["beyond_low"], best["beyond_high"], grid.in_full(best["over"]))
+    finding = "not all is adjustment" if better.any() else "the objection stands"
+    told = [
+        f"**{TITLES[means['network'].iloc[0]]}: {finding}.** "
+        f"A frozen source beats an untrained prefix of as many layers {_at(better)}.",
+        f"Its largest surplus, at n = {best.name}, is {surplus}.",
+        f"It is worse {_at(worse)}.",
+        f"Adjustment {'has limits' if below.any() else 'shows no limits'}: the frozen source ends below nothing loaded "
+        f"{_at(below)}.",
+        f"Trained on, the source beats nothing loaded {_at(on['gain_low'] > 0)}.",
+    ]
+    return Words(" ".join(told))
 
 
-def _numbers(chosen: pd.Series) -> str:
-    return ", ".join(map(str, chosen.index[chosen])) or "none"
+def _at(chosen: pd.Series) -> str:
+    """Where something holds for certain, by numbers of layers."""
+    return f"at n = {', '.join(map(str, chosen.index[chosen]))}" if chosen.any() else "at no n for certain"

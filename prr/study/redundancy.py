@@ -11,8 +11,8 @@ import pandas as pd
 
 from prr import donors
 from prr.metrics import crossed_interval
-from prr.study import grid, paper, transplants
-from prr.study.display import Words
+from prr.study import grid, measures, paper, transplants
+from prr.study.display import Words, ranged
 from prr.study.jobs import Job, derived, stack
 from prr.study.models import TITLES
 from prr.study.run import Run
@@ -31,9 +31,20 @@ CONTROLS = {
 OF_ALL_KINDS = ("source", "start", "random", "shuffled")
 REDUNDANT, REUSED, LOST, UNDECIDED = "redundant", "reused", "lost", "undecided"
 VERDICTS = (REDUNDANT, REUSED, LOST, UNDECIDED)
+# pairs of controls of which one asks which costs more, in words
+NULLS = {
+    ("noise", "source"): ("noise of the source's distance", "the source"),
+    ("zero", "random"): ("zero", "a random donor"),
+}
 
 
 # ---------------------------------------------------------------- from sweeps to tables
+
+
+def dice(run: Run, network: str) -> Job:
+    """The job of DataFrame[target, patient, class, dice]: what the chapter's targets reach, see `measures.dice`."""
+    run, seeds = grid.scaled(run), grid.seeds(run, "kernels from the source")[0]
+    return stack(({"target": seed}, measures.dice(run, network, **grid.target(seed))) for seed in seeds)
 
 
 def sweeps(
@@ -81,14 +92,15 @@ def means(controls: pd.DataFrame) -> pd.DataFrame:
         controls: from `controls`, of one network.
 
     Returns:
-        DataFrame[network, control, layer, name, drop, low, high, targets, sources].
+        DataFrame[network, control, layer, name, drop, low, high, targets, sources, over]; over: what the intervals
+        resample.
     """
     parts = []
     for _, part in controls.groupby("control", sort=False):
         values = grid.crossed(part, "drop", "layer")
         mean, low, high = crossed_interval(values)
         layers = part.drop_duplicates("layer")[["network", "control", "layer", "name"]]
-        numbers = {"targets": values.shape[0], "sources": values.shape[1]}
+        numbers = {"targets": values.shape[0], "sources": values.shape[1], "over": grid.over(values)}
         parts.append(layers.assign(drop=mean, low=low, high=high, **numbers))
     return pd.concat(parts, ignore_index=True)
 
@@ -102,14 +114,14 @@ def judged(controls: pd.DataFrame, tolerance: float) -> pd.DataFrame:
 
     Returns:
         DataFrame[network, layer, name, source, start, random, index, index_low, index_high, adds, adds_low, adds_high,
-        verdict, verdict_by_mean]. source, start, random: mean drops. index: 1 - source / random, 0 where the source is
-        no better than a random donor, 1 where it is as good as the layer's own parameters; NaN unless the random
-        donor's drop is above the tolerance, limits included. Its limits are those of source - index' * random with the
-        ratio index' held, over random (Fieller's idea to first order). adds: start - source, what the source has beyond
-        the untrained start. Intervals are simultaneous over layers (max-t). verdict: see `verdict`; verdict_by_mean:
-        the same by the means alone.
+        over, verdict, verdict_by_mean]. source, start, random: mean drops. index: 1 - source / random, 0 where the
+        source is no better than a random donor, 1 where it is as good as the layer's own parameters; NaN unless the
+        random donor's drop is above the tolerance, limits included. Its limits are those of source - index' * random
+        with the ratio index' held, over random (Fieller's idea to first order). adds: start - source, what the source
+        has beyond the untrained start. Intervals are simultaneous over layers (max-t); over: what they resample.
+        verdict: see `verdict`; verdict_by_mean: the same by the means alone.
     """
-    controls = controls[controls["drop"].notna().groupby(controls["patient"]).transform("all")]  # the same for all
+    controls = _of_whole_patients(controls)
     kinds = dict(list(controls.groupby("control")))
     source, start, random = (grid.crossed(kinds[name], "drop", "layer") for name in ("source", "start", "random"))
     shown = means(controls).set_index(["control", "layer"])
@@ -126,12 +138,17 @@ def judged(controls: pd.DataFrame, tolerance: float) -> pd.DataFrame:
     table = table.assign(index=np.where(matters, 1 - ratio, np.nan))
     table = table.assign(index_low=table["index"] - high / scale, index_high=table["index"] - low / scale)
     adds, low, high = crossed_interval(start - source)
-    table = table.assign(adds=adds, adds_low=low, adds_high=high)
+    table = table.assign(adds=adds, adds_low=low, adds_high=high, over=grid.over(source))
     verdicts = [verdict(*limits["source"].loc[layer], *limits["random"].loc[layer], tolerance) for layer in table.index]
     by_mean = [verdict(row.source, row.source, row.random, row.random, tolerance) for row in table.itertuples()]
     columns = ["network", "layer", "name", "source", "start", "random", "index", "index_low", "index_high"]
-    columns += ["adds", "adds_low", "adds_high", "verdict", "verdict_by_mean"]
+    columns += ["adds", "adds_low", "adds_high", "over", "verdict", "verdict_by_mean"]
     return table.assign(verdict=verdicts, verdict_by_mean=by_mean).reset_index()[columns]
+
+
+def _of_whole_patients(controls: pd.DataFrame) -> pd.DataFrame:
+    """Patients who have a score under every control, so that all are over the same."""
+    return controls[controls["drop"].notna().groupby(controls["patient"]).transform("all")]
 
 
 def verdict(low: float, high: float, random_low: float, random_high: float, tolerance: float) -> str:
@@ -150,6 +167,27 @@ def verdict(low: float, high: float, random_low: float, random_high: float, tole
     if random_low > tolerance and low > tolerance:
         return LOST
     return UNDECIDED
+
+
+def nulls(controls: pd.DataFrame) -> pd.DataFrame:
+    """What one control costs beyond another, for the same targets and sources.
+
+    Args:
+        controls: from `controls`, of one network.
+
+    Returns:
+        DataFrame[network, control, beside, more, low, high, over], a row for each of `NULLS`. The mean over kernels is
+        taken within each target, source and patient; the 95 % limits are over these.
+    """
+    rows, kinds = [], dict(list(_of_whole_patients(controls).groupby("control")))
+    for pair in NULLS:
+        first, second = (kinds[name].set_index(["target", "source", "patient", "layer"])["drop"] for name in pair)
+        more = (first - second).dropna().groupby(["target", "source", "patient"]).mean().reset_index().assign(all=0)
+        values = grid.crossed(more, "drop", "all")
+        rows.append((*pair, *map(float, np.concatenate(crossed_interval(values))), grid.over(values)))
+    found = pd.DataFrame(rows, columns=["control", "beside", "more", "low", "high", "over"])
+    found.insert(0, "network", controls["network"].iloc[0])
+    return found
 
 
 def counts(judged: pd.DataFrame) -> pd.DataFrame:
@@ -204,23 +242,43 @@ def in_words(judged: pd.DataFrame, tolerance: float) -> Words:
     """
     lines = []
     for network, part in judged.groupby("network", sort=False):
-        found, mean = part["verdict"].value_counts(), part["verdict_by_mean"].value_counts()
-        passing = part[part["source"] <= tolerance]
-        spared = passing["random"] <= tolerance
-        adds, harms = part["adds_low"] > 0, part["adds_high"] < 0
+        found = part["verdict"].value_counts()
+        numbers = ", ".join(f"{found.get(name, 0)} {name}" for name in VERDICTS)
+        better, worse = (part["adds_low"] > 0).sum(), (part["adds_high"] < 0).sum()
+        over = part["over"].iloc[0]
         lines.append(
-            f"- **{TITLES[network]}**: of {len(part)} kernels {_listed(found)}; by the means alone {_listed(mean)}. "
-            f"{len(passing)} kernels lose at most {tolerance:g} to the source on average, and {spared.sum()} of these "
-            f"lose no more to a random donor. The source does better than the untrained start at {_layers(part, adds)} "
-            f"and worse at {_layers(part, harms)}."
+            f"- **{TITLES[network]}: {_of_passing(part, tolerance)} "
+            f"With{f' 95 % limits over {grid.in_full(over)}' if over else 'out limits'}: {numbers}. "
+            f"The source beats the untrained start for certain at {better} of {len(part)} kernels, and is beaten at "
+            f"{worse}."
         )
     return Words("\n".join(lines))
 
 
-def _listed(found: pd.Series) -> str:
-    return ", ".join(f"{found.get(name, 0)} {name}" for name in VERDICTS)
+def _of_passing(judged: pd.DataFrame, tolerance: float) -> str:
+    """How many of the kernels that pass with the source pass with a random donor too, by the means."""
+    passing = judged[judged["source"] <= tolerance]
+    if passing.empty:
+        return f"no kernel passes with the source.** All {len(judged)} lose more than {tolerance:g} on average."
+    spared, count = (passing["random"] <= tolerance).sum(), len(passing)
+    whole = f"the one kernel that passes with the source {'passes' if spared else 'fails'} with a random donor"
+    if count > 1:
+        whole = f"{spared or 'none'} of the {count} kernels that pass with the source pass with a random donor too"
+    return f"{whole}.** To pass is to lose at most {tolerance:g} on average."
 
 
-def _layers(table: pd.DataFrame, chosen: pd.Series) -> str:
-    numbers = table.loc[chosen, "layer"].astype(str)
-    return f"kernel{'s' * (len(numbers) > 1)} {', '.join(numbers)}" if len(numbers) else "none"
+def nulls_in_words(nulls: pd.DataFrame) -> Words:
+    """Which null is the harsher one, and whether the source's direction is worth something.
+
+    Args:
+        nulls: from `nulls`, of one or more networks.
+    """
+    lines = []
+    for row in nulls.itertuples():
+        one, other = NULLS[row.control, row.beside]
+        is_ = "harsher" if row.low > 0 else "gentler" if row.high < 0 else "neither harsher nor gentler, for certain,"
+        limits = (row.more, row.low, row.high) if row.more >= 0 else (-row.more, -row.high, -row.low)
+        by = ranged(*limits, grid.in_full(row.over))
+        costs = "more" if row.more >= 0 else "less"
+        lines.append(f"- **{TITLES[row.network]}: {one} is {is_} than {other}.** It costs {costs} by {by}.")
+    return Words("\n".join(lines))

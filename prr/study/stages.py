@@ -232,6 +232,6 @@ def _training(curves: pd.DataFrame, changed: pd.DataFrame, floor: float) -> Iter
         says = "fewer pass" if row.high < 0 else "more pass" if row.low > 0 else "we can't tell if fewer pass"
         change = ranged(row.change, row.low, row.high, row.over)
         begin = FROM[row.start].capitalize()
-        yield f"{begin} {says} with training: {first:.2f} after {one} steps, {last:.2f} at the end, change {change}."
+        yield f"{begin} {says} later: {first:.2f} after {one} steps, {last:.2f} at the end, change {change}."
         if row.high < 0 and near < MOVED * far:
             yield f"What passed at first alone had hardly moved: relative RMSE {near:.2f}, at the end {far:.2f}."
