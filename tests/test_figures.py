@@ -422,6 +422,7 @@ def test_contrasts_tell_what_is_clear_of_0_from_what_is_undecided():
 def test_controls_show_every_control_and_hollow_what_the_means_alone_say():
     layers = range(1, 4)
     means = numbers(pd.DataFrame([(c, x) for c in study.CONTROL_STYLE for x in layers], columns=["control", "layer"]))
+    means["over"] = means["control"].map(lambda name: "targets and patients" if name == "random" else "patients")
     judged = pd.DataFrame({"layer": layers, "verdict": ["reused", "undecided", "lost"]})
     judged["verdict_by_mean"] = ["reused", "lost", "lost"]
     above, below = panels(study.controls(means, judged, tolerance=0.1))
@@ -435,12 +436,24 @@ def test_controls_show_every_control_and_hollow_what_the_means_alone_say():
     assert hollow.get_marker() == study.REUSE_STYLE["lost"][0]
 
 
+def test_controls_without_verdicts_keep_their_numbers_and_say_what_bars_are_over():
+    means = numbers(pd.DataFrame([(c, 1) for c in study.CONTROL_STYLE], columns=["control", "layer"]))
+    figure = study.controls(means.assign(over="patients"), None, tolerance=0.1, note="a note")
+    (below,) = panels(figure)
+    np.testing.assert_allclose(ends(below, 1), means[["low", "high"]])
+    assert not [label for legend in figure.legends for label in legend.get_texts() if "within" in label.get_text()]
+    (note,) = [text.get_text() for text in figure.texts if "a note" in text.get_text()]
+    assert note == "Bars: 95 %, source, other seed, start, random over patients. a note"
+
+
 def test_prefixes_show_gains_as_intervals_around_the_score_that_they_lead_to():
     joint = pd.DataFrame({"control": "source", "set": "first layers", "n": [1, 2], "recalibrated": False, "drop": 0.1})
     trained = pd.DataFrame({"prefix": ["nothing", "source"], "n": [0, 3], "dice": [0.5, 0.7], "gain": [0.0, 0.2]})
+    trained["over"] = "patients"
     figure = study.prefixes(joint, trained.assign(gain_low=trained["gain"] - 0.1, gain_high=trained["gain"] + 0.05))
     _, right = panels(figure)
     np.testing.assert_allclose(ends(right, 1), [[0.6, 0.75]])
+    assert right.get_legend().get_title().get_text() == "bars: 95 %, over patients"
     assert len(panels(study.prefixes(joint, trained[:0]))) == 1
 
 
@@ -456,16 +469,22 @@ def test_drops_stand_against_distances_and_correlated_starts_are_one_kind():
     assert "correlated start" in axis.get_legend_handles_labels()[1]
 
 
-def test_predictors_stand_in_the_order_of_their_words_with_their_intervals():
-    rows = [
-        (truth, score, verdict) for truth in ("one", "two") for score, verdict in (("b", "predicts"), ("a", "misleads"))
-    ]
-    table = pd.DataFrame(rows, columns=["truth", "score", "verdict"]).assign(rho=[0.1, 0.2, 0.3, 0.4])
-    table = table.assign(low=table["rho"] - 0.1, high=table["rho"] + 0.2)
+def test_predictors_stand_in_the_order_of_their_words_with_their_intervals_others_hollow():
+    verdicts = (("b", "predicts"), ("a", "misleads"), ("b", "weak"), ("a", "undecided"))
+    rows = [(truth, score, verdict) for truth in ("one", "two") for score, verdict in verdicts]
+    table = pd.DataFrame(rows, columns=["truth", "score", "verdict"]).assign(rho=np.arange(8) / 10)
+    table = table.assign(low=table["rho"] - 0.1, high=table["rho"] + 0.2, over="groups of sources")
+    table["sources"] = 2 * (2 * ["all"] + 2 * ["without some"])
     figure = study.predictors(table, {"a": "score a", "b": "score b"})
     for axis, truth in zip(panels(figure), ("one", "two"), strict=True):
         part = table[table["truth"] == truth]
-        shown = [points(line)[0].tolist() for line in axis.get_lines() if len(line.get_xdata()) == 1]
-        assert shown == [[part["rho"].iloc[0], 1], [part["rho"].iloc[1], 0]]
+        shown = [line for line in axis.get_lines() if len(line.get_xdata()) == 1]
+        assert [line.get_fillstyle() for line in shown] == ["full", "full", "none", "none"]
+        (rho, heights) = np.concatenate([points(line) for line in shown]).T
+        np.testing.assert_allclose(rho, part["rho"])
+        assert heights.round().tolist() == [1, 0, 1, 0]
         np.testing.assert_allclose(ends(axis, 0), part[["low", "high"]])
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels[-2:] == ["hollow: without some", "bars: 95 %, over groups of sources"]
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["score a", "score b"]

@@ -349,10 +349,11 @@ def controls(means: pd.DataFrame, judged: pd.DataFrame | None, *, tolerance: flo
     if judged is not None:
         axis.axhspan(-tolerance, tolerance, color="0.9", zorder=0, label=f"within {tolerance:g} of the target")
         _verdicts(above, judged)
+    above.set_visible(judged is not None)
     above.axis("off")
     for panel, height in ((above, 1.0), (axis, 0.96)):
         handles, labels = panel.get_legend_handles_labels()
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, height), "ncols": max(1, len(labels))}
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, height), "ncols": max(len(labels), 1)}
         figure.legend(handles, labels, frameon=False, fontsize=8, **place)
     axis.spines[["top", "right"]].set_visible(False)
     over = [f"{', '.join(part['control'].unique())} over {each}" for each, part in means.groupby("over", sort=False)]

@@ -297,17 +297,17 @@ def joint_in_words(joint: pd.DataFrame, tolerance: float) -> Words:
             lines.append(f"- **{TITLES[network]}: no kernel passes one by one**, so none are put in together.")
             continue
         drop, mended = (at["source", KERNELS, anew] for anew in (False, True))
-        together, kernels = "passes" if drop <= tolerance else "fails", f"{count:.3g} kernel{'s' * (count != 1)}"
+        finding = "passes" if drop <= tolerance else "fails"
+        kernels = f"{count:.3g} kernel{'' if count == 1 else 's'}"
         told = [
+            f"**{TITLES[network]}: what passes one by one ({kernels}) {finding} at once.**",
             f"It costs {drop:z.2f} of Dice, {mended:z.2f} after recalibration, which alone costs "
             f"{at['own', NONE, True]:z.2f}.",
             f"The same kernels cost {at['start', KERNELS, False]:z.2f} from the untrained start, "
             f"{at['random', KERNELS, False]:z.2f} from a random donor, {at['other seed', KERNELS, False]:z.2f} from "
             "another seed.",
         ]
-        lines.append(
-            f"- **{TITLES[network]}: what passes one by one ({kernels}) {together} at once.** {' '.join(told)}"
-        )
+        lines.append(f"- {' '.join(told)}")
     return Words("\n".join(lines))
 
 
