@@ -177,12 +177,12 @@ def _conclusion(rule: dict[tuple[str, str], str], steps: int) -> str:
     """UNet is not a reusable network, PSPNet is one: from the starts that their papers' networks had, as we infer."""
     here = rule["unet", "independent"], rule["pspnet", "shared"]
     if here == (FAILS, PASSES):
-        finding = "**The paper's conclusion holds under its own conditions**"
+        finding = "**The paper's conclusion holds under its own conditions.**"
     elif here[0] == PASSES or here[1] == FAILS:
-        finding = "**The paper's conclusion fails under its own conditions**"
+        finding = "**The paper's conclusion fails under its own conditions.**"
     else:
-        finding = "**Whether the paper's conclusion holds under its own conditions, we can't tell**"
-    return f"{finding}: after {steps} steps UNet {here[0]} from independent starts, PSPNet {here[1]} from a shared one."
+        finding = "**Whether the paper's conclusion holds under its own conditions, we can't tell.**"
+    return f"{finding} After {steps} steps UNet {here[0]} from independent starts, PSPNet {here[1]} from a shared one."
 
 
 def _same_start(rule: dict[tuple[str, str], str]) -> str:
