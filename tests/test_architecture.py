@@ -126,6 +126,11 @@ def test_every_network_meets_sources_of_both_starts_and_noise_at_the_same_distan
     assert all(distances == list(DISTANCES) for distances in found.values())
 
 
+def test_other_distances_can_be_asked_for(run, monkeypatch):
+    monkeypatch.setattr(architecture, "DISTANCES", (0.5,))
+    assert {labels["distance"] for labels, _ in pairs(run)} == {None, 0.5}
+
+
 def test_noise_is_drawn_for_every_target_and_nothing_else_depends_on_the_seed_of_the_run(run):
     for labels, job in pairs(run):
         assert job.arguments["seed"] == (labels["target_seed"] if labels["donor"] == "noise at" else None)
