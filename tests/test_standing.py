@@ -27,6 +27,7 @@ def test_foreground_dice_is_averaged_within_patients_first():
 )
 def test_a_target_below_its_floor_is_told_in_the_box(reached, weak):
     told = standing.shortfalls(RUN, reached)
+    assert len(standing.weak(RUN, reached)) == len(told)
     assert [each.startswith(start) for each, start in zip(told, weak, strict=True)] == [True] * len(weak)
     box = standing.box(RUN, reached)
     assert bool(box) is bool(weak)

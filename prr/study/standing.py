@@ -36,17 +36,22 @@ def floor(run: Run, network: str) -> float:
     return getattr(run.profile, f"{ARCHITECTURES[network].sized_as}_floor")
 
 
-def shortfalls(run: Run, reached: Mapping[str, float]) -> list[str]:
-    """A sentence for each network whose target is below its floor.
+def weak(run: Run, reached: Mapping[str, float]) -> list[str]:
+    """The networks whose targets are below their floor.
 
     Args:
         run: whose profile has the floors.
         reached: {network: foreground Dice of its targets}.
     """
+    return [network for network, dice in reached.items() if not dice >= floor(run, network)]
+
+
+def shortfalls(run: Run, reached: Mapping[str, float]) -> list[str]:
+    """A sentence for each network whose target is below its floor; arguments as `weak`."""
     return [
-        f"{ARCHITECTURES[network].title} reaches {dice:.2f} of foreground Dice and needs {floor(run, network):.2f}."
-        for network, dice in reached.items()
-        if not dice >= floor(run, network)
+        f"{ARCHITECTURES[network].title} reaches {reached[network]:.2f} of foreground Dice and needs "
+        f"{floor(run, network):.2f}."
+        for network in weak(run, reached)
     ]
 
 
