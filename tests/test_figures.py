@@ -487,4 +487,6 @@ def test_predictors_stand_in_the_order_of_their_words_with_their_intervals_other
     (legend,) = figure.legends
     labels = [text.get_text() for text in legend.get_texts()]
     assert labels[-2:] == ["hollow: without some", "bars: 95 %, over groups of sources"]
+    (legend,) = study.predictors(table, {"a": "score a", "b": "score b"}, judged=False).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["not judged", *labels[-2:]]
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["score a", "score b"]

@@ -18,7 +18,17 @@ from scipy.spatial.distance import squareform
 from prr.data import Slices
 from prr.data.slices import LABELS
 from prr.errors import OptionError
-from prr.figures import LONG_NAME, PALETTE, finished, intervals, layer_axis, marker_and_colour, noted, panels
+from prr.figures import (
+    LONG_NAME,
+    NOT_JUDGED,
+    PALETTE,
+    finished,
+    intervals,
+    layer_axis,
+    marker_and_colour,
+    noted,
+    panels,
+)
 
 # the controls of chapter 9 that are drawn, its verdicts, and what it says of predictors
 CONTROL_STYLE = {
@@ -408,21 +418,24 @@ def prefixes(joint: pd.DataFrame, trained: pd.DataFrame, *, note: str = "") -> F
     return finished(figure, axes, note)
 
 
-def predictors(agreement: pd.DataFrame, labels: dict[str, str], *, note: str = "") -> Figure:
+def predictors(agreement: pd.DataFrame, labels: dict[str, str], *, judged: bool = True, note: str = "") -> Figure:
     """Rank correlation of every cheap score with every truth, a panel for each truth; right of 0 the score warns.
 
     Args:
         agreement: DataFrame[sources, truth, score, rho, low, high, over, verdict] of one network, from
             `prr.study.prediction.agreement`; those of all sources stand above, others hollow below.
         labels: {score: words}, in order from above.
+        judged: whether marks tell the verdict.
         note: where the numbers come from.
     """
+    styles = AGREEMENT_STYLE if judged else NOT_JUDGED
+    agreement = agreement if judged else agreement.assign(verdict=next(iter(NOT_JUDGED)))
     truths, kept = (list(agreement[column].unique()) for column in ("truth", "sources"))
     figure, axes = plt.subplots(1, len(truths), figsize=(10, 0.4 * len(labels) + 1.3), sharey=True, squeeze=False)
     place = {score: index for index, score in enumerate(labels)}
     for axis, truth in zip(axes[0], truths, strict=True):
         for row in agreement[agreement["truth"] == truth].itertuples():
-            marker, colour = AGREEMENT_STYLE[row.verdict]
+            marker, colour = styles[row.verdict]
             some = kept.index(row.sources)
             height, fill = place[row.score] + 0.32 * some - 0.16, ("full", "none")[some > 0]
             axis.hlines(height, row.low, row.high, color=colour, linewidth=1.5 - 0.6 * (some > 0))
@@ -430,7 +443,7 @@ def predictors(agreement: pd.DataFrame, labels: dict[str, str], *, note: str = "
         axis.axvline(0, color="0.4", linewidth=0.8)
         axis.grid(axis="x", color="0.92")
         axis.set(title=truth, xlabel="Spearman's rho", xlim=(-1.05, 1.05))
-    for verdict, (marker, colour) in AGREEMENT_STYLE.items():
+    for verdict, (marker, colour) in styles.items():
         axes[0, 0].plot([], [], marker, color=colour, label=verdict)
     for each in kept[1:]:
         axes[0, 0].plot([], [], "o", color="0.4", fillstyle="none", label=f"hollow: {each}")
