@@ -17,6 +17,9 @@ PLACES := TARGET OTHER1 OTHER2
 TEST_ENV := env $(foreach each,ACDC T1 RVSC $(PLACES),-u PRR_$(each) -u PRR_$(each)_LABELS) \
 	PRR_STORE="$(CURDIR)/$(TESTED)/store" OMP_NUM_THREADS=1
 
+# The targets of smoke are too weak to be judged: chapters say so under nbval, and in the book of these floors they judge.
+JUDGED := --set unet_floor=1e-9 --set pspnet_floor=1e-9
+
 # Data sets of a reader's own, as the variables that the program knows.
 OWN = $(foreach each,$(PLACES) $(PLACES:%=%_LABELS),$(if $($(each)),PRR_$(each)="$($(each))"))
 
@@ -40,12 +43,13 @@ edition: .venv/.book ## compute the edition NAME on a CUDA device: results that 
 	$(OWN) $(JOBS:%=PRR_JOBS=%) $(SCHEDULER:%=PRR_SCHEDULER=%) $(BIN)/python -m prr edition $(call given,NAME,cuda) \
 		--profile $(call given,PROFILE,paper) $(SET:%=--set "%") $(if $(MINUTES),--minutes "$(MINUTES)")
 
-test: .venv/.tests lint ## everything: lint, unit tests, every chapter under nbval, a book build with -W
+test: .venv/.tests lint ## everything: lint, unit tests, every chapter under nbval, a book build with -W and its numbers
 	rm -rf $(TESTED)
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2
 	$(TEST_ENV) $(BIN)/python -m prr book --profile smoke --prepare $(TESTED)/nbval
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env $(TESTED)/nbval
-	$(TEST_ENV) $(BIN)/python -m prr book --profile smoke --out $(TESTED)/book
+	$(TEST_ENV) $(BIN)/python -m prr book --profile smoke $(JUDGED) --out $(TESTED)/book
+	$(TEST_ENV) PRR_BOOK="$(CURDIR)/$(TESTED)/book" $(BIN)/python -m pytest tests/book
 	$(TEST_ENV) $(BIN)/python -m prr edition stand-in --profile smoke --device cpu --folder "$(CURDIR)/$(TESTED)/editions"
 	$(TEST_ENV) $(BIN)/python -m prr data shapes $(TESTED)/shapes --cases 12 --classes 2
 	$(TEST_ENV) PRR_TARGET="$(CURDIR)/$(TESTED)/shapes" $(BIN)/python -m prr book --profile smoke --out $(TESTED)/own

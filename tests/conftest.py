@@ -1,5 +1,6 @@
 """One small phantom for all tests; a machine without data sets and GPU for those of the study."""
 
+import os
 import re
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import torch
 
 from prr.data import write_phantom
 from prr.study.datasets import VARIABLES
+
+collect_ignore = [] if "PRR_BOOK" in os.environ else ["book"]  # tests of a built book, of the one that is named
 
 
 @pytest.fixture(scope="session")
