@@ -78,8 +78,8 @@ def with_interval(printed, values):
     values = values[~np.isnan(values)]
     yield printed[0], values.mean()
     if printed[1] is not None:
-        ends = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
-        yield from zip(printed[1:], ends, strict=True)
+        half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+        yield from zip(printed[1:], (values.mean() - half, values.mean() + half), strict=True)
 
 
 # --------------------------------------------------------------- a check for each chapter: (printed, computed), ...
@@ -125,6 +125,13 @@ def reuse_in_unet(page):
 def reuse_in_pspnet(page):
     yield from own_dice(page, "pspnet")
     yield from costliest(page, "pspnet")
+    stages = page.csv["stages_by_seed.csv"]
+    last = stages[stages["steps"] == stages["steps"].max()].set_index(["network", "start"])["passing"]
+    pattern = rf"(UNet|PSPNet) [^.]*\. Kernels that pass, of [\d.]+ asked: {NUMBER}{INTERVAL} from a shared start, "
+    for title, *printed in page.said(rf"{pattern}{NUMBER}{INTERVAL} from independent starts"):
+        for start, some in (("shared", printed[:3]), ("independent", printed[3:])):
+            numbers = with_interval(some, last[title.lower(), start])
+            yield from ((each, min(max(computed, 0), 1)) for each, computed in numbers)
 
 
 def own_dice(page, network):
