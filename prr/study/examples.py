@@ -302,31 +302,35 @@ def outcome(
         train(model, few, **scale)
     each = scores(models, validation)
     planned = list(models).index((FROZEN, taken))
-    beyond = {name.replace("gain", "beyond"): value for name, value in gained(each, each[planned]).items()}
+    beyond = zip(("beyond", "beyond_low", "beyond_high"), gained(each, each[planned]).values(), strict=True)
     return pd.DataFrame(models.keys(), columns=["network", "source"]).assign(
-        score=nanmean(each), **gained(each, each[0]), **beyond, over="images"
+        score=nanmean(each), **gained(each, each[0]), **dict(beyond), over="images"
     )
 
 
-SAID = {  # what: (it is better, worse, neither for sure, exactly equal), and how much
+SAID = {  # what: how much, and that it is more, less, neither for sure, exactly as much
     "plan": (
-        ("Following the plan pays.", "Following the plan costs.", "Whether following the plan pays is open.",
-         "Following the plan changes nothing."),
         "Against nothing loaded it changes the score by",
+        "Following the plan pays.",
+        "Following the plan costs.",
+        "Whether following the plan pays is open.",
+        "Following the plan changes nothing.",
     ),
     "control": (
-        ("The plan's source does worse than a control.", "The plan's source matters.", "The plan's source shows no merit.",
-         "The plan's source changes nothing."),
         "The same plan from the {}, the better control, changes the score by",
+        "The plan's source does worse than a control.",
+        "The plan's source matters.",
+        "The plan's source shows no merit.",
+        "The plan's source changes nothing.",
     ),
     "whole": (
-        ("Loading everything and training on does better than the plan.",
-         "Loading everything and training on does worse than the plan.",
-         "Loading everything and training on does neither better nor worse than the plan for sure.",
-         "Loading everything and training on changes nothing."),
         "Against the plan it changes the score by",
+        "Loading everything and training on does better than the plan.",
+        "Loading everything and training on does worse than the plan.",
+        "Loading everything and training on does neither better nor worse than the plan for sure.",
+        "Loading everything and training on does as the plan.",
     ),
-}  # fmt: skip
+}
 
 
 def in_words(found: pd.DataFrame) -> Words:
@@ -356,9 +360,9 @@ def in_words(found: pd.DataFrame) -> Words:
 
 def _compared(what: str, row: pd.Series, *columns: str) -> str:
     """One line of `in_words`, from a difference and the ends of its interval."""
-    (better, worse, unsure, equal), by = SAID[what]
+    by, more, less, unsure, equal = SAID[what]
     gain, low, high = row[[*columns]]
-    finding = equal if low == high == 0 else better if low > 0 else worse if high < 0 else unsure
+    finding = equal if low == high == 0 else more if low > 0 else less if high < 0 else unsure
     return f"**{finding}** {by} {ranged(gain, low, high, row['over'])}."
 
 
