@@ -257,6 +257,8 @@ def test_a_figure_has_the_points_of_the_table_hollow_where_the_target_is_weak(ag
     figure = figures.stages(summary, single, FLOORS, TITLES, tolerance=0.05, against=against, note="x")
     assert [axis.get_title() for axis in figure.axes] == ["UNet", "PSPNet"] * 2
     assert all(axis.get_xscale() == "log" for axis in figure.axes)
+    if against == "steps":
+        assert all(axis.get_xticks().tolist() == [9, 600] for axis in figure.axes)
     for axis, (value, network) in zip(figure.axes, itertools.product(["passing", "drop"], TITLES), strict=True):
         drawn = {"full": [], "none": []}
         for bars in axis.containers:

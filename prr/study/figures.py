@@ -11,7 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 
@@ -303,7 +303,8 @@ def stages(
             points, lines = (each[each["start"] == start] for each in (part, thin))
             _curve(axis, points, lines, start, floors[network], value, against)
         axis.set(title=names[network], xscale="log", xlabel=words[against])
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        steps = FixedLocator(sorted(part["steps"].unique()))
+        axis.xaxis.set_major_locator(steps if against == "steps" else LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_ylabel({"passing": "share of kernels that pass", "drop": "mean drop over kernels"}[value])
