@@ -432,6 +432,16 @@ def test_a_cell_has_an_interval_of_its_own():
     assert found[["dice", "low", "high"]].to_numpy() == pytest.approx(alone[["dice", "low", "high"]].to_numpy())
 
 
+def test_limits_end_where_dice_does():
+    """Two seeds that disagree, one patient: Student's quantile of one degree of freedom goes far beyond."""
+    random = np.random.default_rng(0)
+    runs = table({(3, row, seed): (random.uniform(0.2, 0.8),) * 4 for row in ROWS for seed in (0, 1)})
+    cells, found = summary(runs), gains(runs)
+    assert (cells["low"].min(), cells["high"].max()) == (0, 1)
+    assert (found["low"].min(), found["high"].max()) == (-1, 1)
+    assert ((found["low"] < found["gain"]) & (found["gain"] < found["high"])).all()
+
+
 def test_gains_are_paired_by_seed_and_patient():
     """Seeds and patients differ widely, rows by the same 0.1 in each: the interval of the gain is a point."""
     found = gains(world(lambda size, row: 0.1 * (row == 4), spread=0)).query("row == 4")

@@ -21,7 +21,7 @@ from torch import nn
 from prr.data import Slices
 from prr.errors import OptionError
 from prr.layers import comparable, entries, parameter_table
-from prr.study import networks
+from prr.study import networks, paper
 from prr.study.display import Words, ranged
 from prr.study.jobs import Job, derived, stack
 from prr.study.models import TITLES
@@ -429,12 +429,13 @@ def _follows(pairs: pd.DataFrame) -> str:
 
 
 def _alike(pairs: pd.DataFrame) -> str:
-    """How many pairs moved alike, which is a ratio to the null below 1."""
-    table = ratios(pairs).groupby(PAIR)["ratio"].mean()
-    below, count = int((table < 1).sum()), len(table)
-    which = f"All {count}" if below == count else f"{below or 'None'} of {count}"
-    span = f"{table.min():.2f} to {table.max():.2f}"
-    return f"{which} pairs lie nearer than unrelated directions would: the ratio to the null is {span}."
+    """How many pairs moved alike, by the bound that was set for kernels."""
+    ratio, bound = ratios(pairs).groupby(PAIR)["ratio"].mean(), paper.tolerances()["nearness"]
+    below, count = int((ratio < bound).sum()), len(ratio)
+    which = f"{'All ' * (below == count)}{below}" if below else "None"
+    span = f"{ratio.min():.2f} to {ratio.max():.2f}"
+    rule = f"which takes an RMSE below {bound:g} of the null"
+    return f"{which} of {count} pairs have moved alike, {rule}: the ratio is {span}."
 
 
 def _grouped(pairs: pd.DataFrame) -> str:

@@ -285,11 +285,12 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
         DataFrame[network, parameters, patients, row, label, class, dice, low, high, over, seeds]: each class, "mean"
         (of all classes, background included, as the paper prints it) and "foreground" (without it); low, high: 95 %
         interval of `prr.metrics.crossed_interval`; over: what it resamples, "seeds and patients" where there are two
-        of each.
+        of each. Limits end where Dice does.
     """
     wide = _wide(runs)
     parts = {each: _of_lists(wide[each], lambda cells: cells, together=False) for each in wide}
     found = pd.concat(parts, names=["class"]).reset_index("class").rename(columns={"gain": "dice"})
+    found["low"] = found["low"].clip(lower=0)
     return _labelled(found, runs)[[*RUN, "class", "dice", "low", "high", "over", "seeds"]]
 
 
@@ -523,13 +524,14 @@ def _of_lists(
 
 
 def _crossed(values: pd.DataFrame) -> pd.DataFrame:
-    """Mean of each column over seeds and patients with simultaneous 95 % limits for all of them.
+    """Mean of each column over seeds and patients with simultaneous 95 % limits for all of them, within -1 and 1.
 
-    values: a line for each seed and patient, by these names.
+    values: Dice or differences of Dice, a line for each seed and patient, by these names.
     """
     counts = {name: values.index.unique(each).size for name, each in (("seeds", "seed"), ("patients", "patient"))}
     block = values.to_numpy().reshape(counts["seeds"], 1, counts["patients"], -1)
-    found = dict(zip(("gain", "low", "high"), crossed_interval(block), strict=True))
+    mean, low, high = crossed_interval(block)
+    found = {"gain": mean, "low": low.clip(min=-1), "high": high.clip(max=1)}  # few seeds reach beyond what can be
     over = " and ".join(name for name, count in counts.items() if count > 1)
     return pd.DataFrame(found, values.columns).assign(over=over, seeds=counts["seeds"], simultaneous=values.shape[1])
 
