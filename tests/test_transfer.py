@@ -511,13 +511,6 @@ def test_a_class_that_nobody_has_stays_out_of_the_means():
     assert gains(runs)[["gain", "low", "high"]].notna().all(axis=None)
 
 
-def test_runs_without_patients_leave_seeds_to_resample():
-    runs = world(seeds=range(3))
-    found = summary(transfer.averaged(runs))
-    assert set(found["over"]) == {"seeds"}
-    assert found["dice"].to_numpy() == pytest.approx(summary(runs)["dice"].to_numpy())
-
-
 def test_what_is_reached_is_the_best_row_with_all_patients():
     """Row 5 is best with all patients; row 3 would be with few; the background does not count."""
     values = {(size, row, seed): (0.99, 0.2, 0.3, 0.1) for size in (3, 30) for row in ROWS for seed in (0, 1)}

@@ -279,7 +279,7 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     """Every cell of the table, each with an interval of its own.
 
     Args:
-        runs: from `by_patient`; from `table` too, which leaves seeds alone to resample.
+        runs: from `by_patient`.
 
     Returns:
         DataFrame[network, parameters, patients, row, label, class, dice, low, high, over, seeds]: each class, "mean"
@@ -493,7 +493,6 @@ def _wide(runs: pd.DataFrame) -> pd.DataFrame:
     over patients stays theirs, and so does, to first order, its error. No patient and no other class is lost by it. A
     class that nobody has is NaN and stays out of the means.
     """
-    runs = runs if "patient" in runs else runs.assign(patient=0)
     wide = runs.pivot(index=[*RUN, "seed", "patient"], columns="class", values="dice").astype(float)
     of_run = wide.groupby([*RUN, "seed"])
     mean, weight = of_run.transform("mean"), 1 / wide.notna().groupby([*RUN, "seed"]).transform("mean")
