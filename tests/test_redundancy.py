@@ -580,13 +580,14 @@ def said_of(agreement, truth, sentences):
 
 def test_a_score_that_grows_with_the_harm_is_found_and_one_that_falls_misleads(sentences):
     rng = np.random.default_rng(0)
-    walk = rng.permutation(8)
+    walk = rng.permutation(16)
     layers = ranked(
         lambda s, n: s + 0.1 * n,
         {"relative": lambda s, n: np.exp(s) + n, "ratio": lambda s, n: -s - 0.1 * n, "travelled": lambda s, n: walk[s],
          "cka": lambda s, n: -s - 0.1 * n, "logme": lambda s, n: -(s**3)},
+        sources=16,
     )  # fmt: skip
-    whole = whole_agreement(layers, 1 - np.arange(8) / 20)
+    whole = whole_agreement(layers, 1 - np.arange(16) / 20)
     found = whole[whole["sources"] == prediction.ALL].set_index(["truth", "score"])
     for truth in (LAYER, KERNELS, TUNED):
         assert found.loc[(truth, "relative"), "rho"] == pytest.approx(1)
@@ -801,7 +802,7 @@ def test_a_source_has_all_scores_and_is_fine_tuned_from_the_same_start(small, mo
 
 
 def test_drops_stand_beside_the_scores_of_the_same_kernel_and_truths_are_means():
-    names = {"network": "unet", "target": 0}
+    names = {"network": "unet", "target": 0, "group": "g", "own": False}
     labels = ["a", "b"]
     scores = pd.DataFrame(
         [names | {"label": label, "layer": n, "name": f"conv{n}", **dict.fromkeys(SCORES, n)}
