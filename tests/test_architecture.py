@@ -286,9 +286,9 @@ def test_the_dice_of_each_network_stands_beside_it():
     drops.loc[later, "dice"] += 0.06
     other = drops.assign(start="pretext", dice=0.1)  # another target
     expected = {network: pytest.approx(value + 0.02) for network, value in dice.items()}
-    found = architecture.cells(pd.concat([drops, other]))
+    found = architecture.cells(pd.concat([other, drops]))
     assert found.groupby("network")["dice"].unique().map(lambda each: each.item()).to_dict() == expected
-    assert architecture.reached(pd.concat([drops, other])) == expected
+    assert architecture.reached(pd.concat([other, drops])) == expected
 
 
 def test_the_summary_averages_patients_then_layers_and_counts_kernels_within_the_tolerance():
