@@ -454,8 +454,8 @@ def rank_agreement(
     """Spearman's rank correlation with its 95 % jackknife interval over sources, or over groups of them.
 
     Each unit is left out in turn. The spread gives a standard error, and Student's t with units - 1 degrees of freedom
-    the limits, on Fisher's scale, artanh(rho). With five or six groups of three or four normal pairs it covers 94 to 98 %,
-    where a percentile bootstrap over groups covers 88 to 95 %.
+    the limits, on Fisher's scale, artanh(rho). With five or six groups of three or four normal pairs it covers 94 to
+    98 %, where a percentile bootstrap over groups covers 88 to 95 %.
 
     Args:
         score: (n,) what predicts, one for each source. Pairs with a NaN in either are left out.

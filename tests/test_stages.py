@@ -58,7 +58,7 @@ def test_stages_rise_by_one_ratio_to_the_longest(name):
 
 
 def test_stages_that_round_to_the_same_steps_are_one():
-    assert stages.stages(Experiment("smoke", device="cpu", stage_steps=3, stages=5)) == [1, 3]
+    assert stages.stages(Experiment("smoke", device="cpu", stage_steps=3, stage_count=5)) == [1, 3]
 
 
 @pytest.mark.parametrize("name", ["quick", "paper"])
@@ -78,7 +78,7 @@ def test_both_starts_meet_the_same_targets_and_the_same_sources(run):
         for labels, job in stages.pairs(run):
             met[labels["start"]].add((labels["network"], labels["steps"], job.needs[side].digest))
         assert met["independent"] == met["shared"]
-        assert len(met["shared"]) == len(grid.NETWORKS) * run.profile.stages * run.profile.stage_seeds
+        assert len(met["shared"]) == len(grid.NETWORKS) * run.profile.stage_count * run.profile.stage_seeds
 
 
 @pytest.mark.parametrize(("start", "same"), [("shared", True), ("independent", False)])
@@ -112,7 +112,7 @@ def test_one_seed_is_refused_for_it_has_no_other_to_begin_from():
 
 
 def test_the_job_gives_every_kernel_of_every_pair(run):
-    run = run.variant(stages=1)
+    run = run.variant(stage_count=1)
     table = run.result(stages.table(run))
     assert table["kind"].eq("W").all()
     kernels = table.groupby(["network", "start", "seed", "steps"])["layer"].nunique()

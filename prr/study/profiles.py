@@ -52,7 +52,7 @@ class Profile:
     grid_seeds: int = 3  # of targets, and of sources, that are crossed
     rest_seeds: int = 1  # of what does not belong to the headline contrast; as many as grid_seeds: nothing is thinned
     stage_steps: int = 600  # of the longest training of chapter 4's curves
-    stages: int = 4  # of those curves, each of a quarter of the next one's steps
+    stage_count: int = 4  # of those curves, each of a quarter of the next one's steps
     stage_seeds: int = 3  # of their targets; two at least, for an independent source is that of another seed
     example_images: int = 400  # digits, of 500, on which the networks of chapter 10 are judged; so many shapes at most
     unet_floor: float = 0.78  # foreground Dice below which a target is too weak to be judged
@@ -64,14 +64,14 @@ PROFILES = {
     "smoke": Profile(
         name="smoke", acdc_patients=4, t1_patients=7, rvsc_patients=2, size=48, spacing_mm=3.0,
         unet_width=2, pspnet_width=8, steps=8, batch_size=8, few_patients=1, transfer_steps=4, grid_steps=4,
-        grid_every=1, grid_seeds=2, stage_steps=8, stages=2, stage_seeds=2, example_images=40,
+        grid_every=1, grid_seeds=2, stage_steps=8, stage_count=2, stage_seeds=2, example_images=40,
     ),
     "quick": Profile(),
     "paper": Profile(
         name="paper", acdc_patients=100, t1_patients=210, rvsc_patients=32, size=128, spacing_mm=1.5,
         unet_width=64, pspnet_width=64, steps=6000, batch_size=32, learning_rate=1e-3, few_patients=10,
         seeds=3, transfer_steps=3000, transfer_network="both", transfer_list="both", grid_size=128, grid_steps=6000,
-        example_images=500, grid_batch=32, grid_every=1, grid_seeds=5, rest_seeds=5, stage_steps=24000, stages=7,
+        example_images=500, grid_batch=32, grid_every=1, grid_seeds=5, rest_seeds=5, stage_steps=24000, stage_count=7,
         stage_seeds=5,
     ),
 }  # fmt: skip

@@ -35,11 +35,11 @@ def stages(run: Run) -> list[int]:
     """Steps of every stage, in rising order; the last has the profile's `stage_steps`.
 
     >>> from prr.study import Experiment
-    >>> stages(Experiment("smoke", device="cpu", stage_steps=560, stages=4))
+    >>> stages(Experiment("smoke", device="cpu", stage_steps=560, stage_count=4))
     [9, 35, 140, 560]
     """
     last = run.profile.stage_steps
-    return sorted({max(1, round(last / RATIO**each)) for each in range(run.profile.stages)})
+    return sorted({max(1, round(last / RATIO**each)) for each in range(run.profile.stage_count)})
 
 
 def table(run: Run) -> Job:
