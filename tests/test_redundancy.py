@@ -149,7 +149,7 @@ WORLDS = {  # by drops of three kernels: what the first sentence finds, counts o
         "at 0 of 3 kernels, and is beaten at 0.",
     ),
     "reuse": (
-        {"source": [0.0, 0.01, 0.3], "start": [0.2, 0.2, 0.1], "random": [0.4, 0.4, 0.4]},
+        {"source": [0.0, 0.01, 0.3], "start": [0.02, 0.2, 0.1], "random": [0.4, 0.4, 0.4]},
         "none of the 2 kernels that pass with the source pass with a random donor too.",
         "0 redundant, 2 reused, 1 lost, 0 undecided.",
         "at 2 of 3 kernels, and is beaten at 1.",

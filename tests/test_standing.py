@@ -21,7 +21,8 @@ def test_foreground_dice_is_averaged_within_patients_first():
     [
         ({"unet": 0.78, "pspnet": 0.70}, []),
         ({"unet": 0.77, "pspnet": 0.70}, ["UNet reaches 0.77"]),
-        ({"residual": 0.77, "densenet": 0.71}, ["short reaches 0.77"]),  # as sizes, floors are the paper's networks'
+        # as sizes, floors are the paper's networks'
+        ({"residual": 0.77, "densenet": 0.71}, ["The network with short connections reaches 0.77"]),
         ({"unet": float("nan")}, ["UNet reaches"]),
     ],
 )

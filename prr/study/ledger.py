@@ -214,8 +214,8 @@ def in_words(table: pd.DataFrame) -> Words:
     """How many claims came out how, and what stands behind them."""
     counts = table["verdict"].value_counts().reindex([YES, NO, UNSURE], fill_value=0)
     lines = [
-        f"Of {len(table)} claims {counts[YES]} came out as the paper says, {counts[NO]} did not, and {counts[UNSURE]} "
-        "can't be told."
+        f"Of {len(table)} claim{'s' * (len(table) != 1)} {counts[YES]} came out as the paper says, {counts[NO]} did "
+        f"not, and {counts[UNSURE]} can't be told."
     ]
     for mark, words in {WEAK: "not judged, for their target is too weak", ABSENT: "not attempted"}.items():
         if count := table["behind"].str.startswith(mark).sum():

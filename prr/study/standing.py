@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from prr.study import measures
-from prr.study.backbones import ARCHITECTURES
+from prr.study.backbones import ARCHITECTURES, CONNECTIONS
 from prr.study.display import Box, Words
 from prr.study.run import Run
 
@@ -49,10 +49,14 @@ def weak(run: Run, reached: Mapping[str, float]) -> list[str]:
 def shortfalls(run: Run, reached: Mapping[str, float]) -> list[str]:
     """A sentence for each network whose target is below its floor; arguments as `weak`."""
     return [
-        f"{ARCHITECTURES[network].title} reaches {reached[network]:.2f} of foreground Dice and needs "
-        f"{floor(run, network):.2f}."
+        f"{_subject(network)} reaches {reached[network]:.2f} of foreground Dice and needs {floor(run, network):.2f}."
         for network in weak(run, reached)
     ]
+
+
+def _subject(network: str) -> str:
+    title = ARCHITECTURES[network].title
+    return f"The network with {title.removesuffix(' connections')} connections" if network in CONNECTIONS else title
 
 
 def box(run: Run, reached: Mapping[str, float], by: str = "steps") -> Box:

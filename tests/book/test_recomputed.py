@@ -172,7 +172,7 @@ def transfer(page):
 
 def verdicts(page):
     found = page.said(r"Of (\d+) claims (\d+) came out as the paper says, (\d+) did not, and (\d+) can't be told")[0]
-    outcomes = page.csv["ledger.csv"]["outcome"]
+    outcomes = page.csv["ledger.csv"]["verdict"]
     ends = "as the paper says", "not as the paper says", "can't tell"
     yield from zip(found, [len(outcomes), *((outcomes == each).sum() for each in ends)], strict=True)
     given = re.search(rf"tolerance {NUMBER}", page.text)
@@ -195,16 +195,20 @@ def architecture(page):
 
 
 def redundancy(page):
+    drop = page.csv["controls.csv"].groupby(["control", "network"])["drop"].agg(["mean", "median", "max"])
+    (_, *over), (_, *networks), _, *rows = next(rows for rows in page.printed if {"median", "max"} <= {*rows[0]})
+    columns = list(zip(networks, np.repeat(over, len(networks) // len(over)), strict=True))
+    for control, *printed in rows:
+        yield from ((each, drop.loc[(control, of[0]), of[1]]) for each, of in zip(printed, columns, strict=True))
     every = page.csv["reuse_index.csv"]
-    for title, told in page.said(r"(UNet|PSPNet): ([^:]* source[^:]*\. To pass [^:]*: .*? beaten at \d+)\."):
-        (network,) = [name for name, each in TITLES.items() if each == title]
-        part = every[every["network"] == network]
-        pattern = r"start for certain at (\d+) of (\d+) kernels, and is beaten at (\d+)"
-        beats, kernels, beaten = re.search(pattern, told).groups()
+    told = r"((?:\w+ of the \d+ kernels|the one kernel|no kernel) .*?)"
+    ends = r"The source beats the untrained start for certain at (\d+) of (\d+) kernels, and is beaten at (\d+)\."
+    for title, found, beats, kernels, beaten in page.said(rf"(UNet|PSPNet): {told} {ends}"):
+        part = every[every["network"] == title.lower()]
         yield beats, (part["adds_low"] > 0).sum()
         yield kernels, len(part)
         yield beaten, (part["adds_high"] < 0).sum()
-        if some := re.search(rf"(\d+|none) of the (\d+) kernels that pass .* lose at most {NUMBER} on", told):
+        if some := re.search(rf"(\d+|none) of the (\d+) kernels that pass .* lose at most {NUMBER} on", found):
             passing = part[part["source"] <= float(some[3])]
             yield some[2], len(passing)
             yield some[1].replace("none", "0"), (passing["random"] <= float(some[3])).sum()
