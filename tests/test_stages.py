@@ -52,7 +52,7 @@ def told(sentences, table=None, tolerance=0.05, **options):
 def test_stages_rise_by_one_ratio_to_the_longest(name):
     run = Experiment(name, device="cpu")
     found, scale = stages.stages(run), run.profile
-    assert len(found) == scale.stages
+    assert len(found) == scale.stage_count
     assert found[-1] == scale.stage_steps
     assert np.allclose([b / a for a, b in itertools.pairwise(found)], stages.RATIO, rtol=0.12)
 
