@@ -197,7 +197,7 @@ def test_what_the_intervals_of_a_control_resample_stands_beside_them():
     [
         (0.5, 0.0, "zero is harsher than a random donor.", "It costs more by 0.20 [0.20, 0.20] over patients of"),
         (0.1, 0.0, "zero is gentler than a random donor.", "It costs less by 0.20 [0.20, 0.20] over patients of"),
-        (0.3, 0.2, "zero is neither harsher nor gentler, for certain, than a random donor.", "It costs "),
+        (0.4, 0.3, "zero is neither harsher nor gentler, for certain, than a random donor.", "It costs more by"),
     ],
 )
 def test_which_null_is_the_harsher_one_is_read_off_this_run(zero, noise, says, finding, sentences):
