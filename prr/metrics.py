@@ -328,7 +328,7 @@ def drop_interval(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np
         >>> before, after = np.array([0.9, 0.8, 0.6]), np.array([[0.8, 0.7, 0.5], [0.9, 0.4, 0.6]])
         >>> low, high = drop_interval(before, after)
         >>> low.round(2), high.round(2)  # what all patients lose is certain
-        (array([ 0.1 , -0.44]), array([0.1, 0.7]))
+        (array([ 0.1 , -0.44]), array([0.1 , 0.71]))
     """
     count = (~(np.isnan(before) & np.isnan(after))).sum(-1)
     influence = _influence(np.broadcast_to(before, after.shape)) - _influence(after)

@@ -330,13 +330,14 @@ def test_the_figure_of_an_edition_is_the_answer_of_chapter_8_with_its_stamp(monk
     start = ("independent", "shared")
     rows = [(each, where) for each in ("plain", "residual", "long", "both") for where in start]
     table = pd.DataFrame(rows, columns=["network", "start"]).assign(at="as trained", drop=0.1, low=0.0, high=0.2)
+    table = table.assign(distance=float("nan"), dice=0.8, over="patients")
     monkeypatch.setattr(architecture, "table", lambda run: "the table's job")
     monkeypatch.setattr(architecture, "cells", lambda drops: table if drops == "the drops" else None)
     run = SimpleNamespace(result={"the table's job": "the drops"}.get, stamp="profile smoke")
     figure = record.main_figure(run)
     assert [axis.get_title() for axis in figure.axes] == ["as trained"]
     (note,) = figure.texts
-    assert note.get_text() == f"distance {architecture.DISTANCE:g} where equal · profile smoke"
+    assert note.get_text() == "profile smoke"
 
 
 def test_without_cuda_it_says_so_in_one_line_and_exits_with_2():

@@ -290,9 +290,9 @@ def test_a_networks_own_parameters_change_nothing(run):
 
 def test_a_sweep_between_data_sets_is_scored_on_the_target(run, monkeypatch):
     scored = []
-    genuine = reuse.sweep
+    genuine = reuse.patient_scores
     monkeypatch.setattr(
-        reuse, "sweep", lambda *pair, **options: scored.append(pair[2].name) or genuine(*pair, **options)
+        reuse, "patient_scores", lambda *pair, **options: scored.append(pair[2].name) or genuine(*pair, **options)
     )
     run(seed=23).sweep("unet", ["B"], [1], target=("rvsc", "segmentation"), source=("acdc", "segmentation"))
     assert scored == [run().slices("rvsc").name]
@@ -516,8 +516,10 @@ def distances(target, other):
 
 def test_a_dose_is_so_much_of_the_way_and_noise_is_as_far_as_the_source(run, monkeypatch):
     experiment, given = run(seed=77), []
-    genuine = reuse.sweep
-    monkeypatch.setattr(reuse, "sweep", lambda *pair, **options: given.append(pair[:2]) or genuine(*pair, **options))
+    genuine = reuse.patient_scores
+    monkeypatch.setattr(
+        reuse, "patient_scores", lambda *pair, **options: given.append(pair[:2]) or genuine(*pair, **options)
+    )
     for dose in (0.3, "noise", 0.6, 0.3, "noise"):
         experiment.sweep("unet", ["RB"], [1], dose=dose)
     target, source = (experiment.model("unet", task=task) for task in TASKS)

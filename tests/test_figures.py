@@ -398,10 +398,12 @@ def test_cells_show_every_drop_with_its_interval_at_its_network():
     names = {"plain": "none", "residual": "short"}
     rows = [(view, name, start) for view in ("one", "two") for start in ("independent", "shared") for name in names]
     table = numbers(pd.DataFrame(rows, columns=["at", "network", "start"]))
+    table = table.assign(distance=table["at"].map({"one": np.nan, "two": 0.25}), dice=0.8, over="patients")
     for axis, view in zip(panels(study.cells(table, names)), ("one", "two"), strict=True):
         part = table[table["at"] == view]
-        assert axis.get_title() == view
-        assert [tick.get_text() for tick in axis.get_xticklabels()] == ["none", "short"]
+        assert axis.get_title() == {"one": "one", "two": "two, 0.25"}[view]
+        assert axis.get_xlabel() == "bars: 95 % over patients"
+        assert [tick.get_text() for tick in axis.get_xticklabels()] == ["none\nDice 0.80", "short\nDice 0.80"]
         shown = np.concatenate([points(bars.lines[0]) for bars in axis.containers])
         np.testing.assert_allclose(shown[:, 1], part["drop"])
         assert shown[:, 0].round().tolist() == [0, 1, 0, 1]
@@ -409,14 +411,16 @@ def test_cells_show_every_drop_with_its_interval_at_its_network():
 
 
 def test_contrasts_tell_what_is_clear_of_0_from_what_is_undecided():
-    table = pd.DataFrame({"at": "one", "contrast": ["a", "b", "c"], "says": ["more", "undecided", "less"]})
+    says = ["more", "undecided", "less", "not judged"]
+    table = pd.DataFrame({"at": "one", "distance": 0.25, "contrast": list("abcd"), "says": says, "over": "patients"})
     table = numbers(table)
     (axis,) = panels(study.contrasts(table))
     shown = {bars.get_label(): points(bars.lines[0]) for bars in axis.containers}
-    np.testing.assert_allclose(shown["interval clear of 0"], np.column_stack([table["drop"], range(3)])[[0, 2]])
+    np.testing.assert_allclose(shown["decided"], np.column_stack([table["drop"], range(4)])[[0, 2]])
     np.testing.assert_allclose(shown["undecided"], [[table["drop"][1], 1]])
-    np.testing.assert_allclose(ends(axis, 0), table.loc[[0, 2, 1], ["low", "high"]])
-    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["a", "b", "c"]
+    np.testing.assert_allclose(shown["not judged"], [[table["drop"][3], 3]])
+    np.testing.assert_allclose(ends(axis, 0), table.loc[[0, 2, 1, 3], ["low", "high"]])
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == list("abcd")
 
 
 def test_controls_show_every_control_and_hollow_what_the_means_alone_say():

@@ -49,7 +49,7 @@ def test_a_cluster_gives_what_one_process_gives_bit_for_bit(tmp_path, cluster, m
     Experiment("smoke", store=tmp_path / "alone", device="cpu").prepare("03")
     ours, alone = (results(tmp_path / name) for name in ("cluster", "alone"))
     assert ours[1] == alone[1]
-    assert len(alone[1]) == 4 + 3  # sweeps, one of them the control; Dice, RMSE and shifts
+    assert len(alone[1]) == 4 + 4  # sweeps, one of them the control; Dice, RMSE, shifts and biases
     assert ours[0].keys() == alone[0].keys()
     assert len(alone[0]) == 4
     for name, tensors in alone[0].items():
@@ -244,6 +244,6 @@ def test_stacked_tables_have_their_labels_in_front(executor):
 
 def test_a_sweep_knows_its_data_by_content_and_its_networks_by_key(tmp_path):
     run = Experiment("smoke", store=tmp_path, device="cpu")
-    job = transplants.sweep(run, "unet")
+    job = transplants.by_patient(run, "unet")
     assert job.key["needs"]["slices"] == run.facts("acdc")["content"]
     assert job.key["needs"]["target"] == networks.model(run, "unet").digest

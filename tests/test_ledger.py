@@ -60,6 +60,7 @@ def world(right):
             f"joint_{network}": joint(0.4 if right else -0.4),
             f"rmse_{network}": each_seed(kernels(network).assign(rmse=size)),
             f"shift_{network}": each_seed(shift(network, right)),
+            f"changes_{network}": shift(network, right),
             f"pairs_{network}": pairs(network, right),
             f"few_{network}": few(network, right),
         }
@@ -736,10 +737,10 @@ def test_scales_are_compared_by_their_own_columns():
 
 def test_sensitivity_is_the_drop_per_shift():
     layer = np.arange(1, 19)
-    shift = each_seed(pd.DataFrame({"layer": layer, "name": layer, "MRM": layer, "MRB": 1.0 / layer}))
+    changes = pd.DataFrame({"layer": layer, "name": layer, "MRM": layer, "MRB": 1.0 / layer})
     kinds = [pd.DataFrame({"kind": kind, "layer": layer, "name": layer, "drop": 0.1}) for kind in ("RM", "RB")]
     swept = patients(pd.concat(kinds), spread=0.0)
-    assert verdicts("sensitivity-depth", {"sweep_unet": swept, "shift_unet": shift}) == [YES, NO]
+    assert verdicts("sensitivity-depth", {"sweep_unet": swept, "changes_unet": changes}) == [YES, NO]
 
 
 @pytest.mark.parametrize(
@@ -824,7 +825,7 @@ def test_evidence_of_several_sweeps_is_labelled_as_it_is_measured(run):
 
 def test_evidence_of_a_chapter_is_what_its_claims_name_each_once(run):
     third, eighth, all_of_them = (ledger.evidence(run, chapters) for chapters in ([3], iter([8]), range(2, 9)))
-    expected = [ledger.JOBS[name](run) for name in ("sweep_unet", "layer_1_unet", "shift_unet", "unet")]
+    expected = [ledger.JOBS[name](run) for name in ("sweep_unet", "layer_1_unet", "changes_unet", "unet")]
     assert [job.question for job in third] == [job.question for job in expected]
     assert [job.question for job in eighth] == [claims.EVIDENCE["architecture_drops"](run).question]
     assert len({job.question for job in all_of_them}) == len(all_of_them) == len(ledger.JOBS)

@@ -180,7 +180,7 @@ def test_claims_are_told_from_what_is_there_and_nothing_is_computed(monkeypatch,
     assert result.exit_code == 0, result.output
     table, leaves = (pd.read_csv(tmp_path / name) for name in ("claims.csv", "claims_leaves.csv"))
     assert all(f"{name}: " in result.stdout for name in table["id"])
-    assert "results not computed yet: chapter 3" in result.stdout
+    assert "its results are made in chapter 3" in result.stdout
     assert set(leaves["id"]) == set(table["id"])
     assert not list(tmp_path.glob("store/networks/*.safetensors"))
 

@@ -84,7 +84,7 @@ def test_names_follow_what_stands_in_the_places(run):
     assert list(job.needs["sources"]) == labels[1:]
     assert job.needs["target"].title == "shapes segmentation"
     assert list(sources.pairs(three, "unet").needs["models"]) == labels
-    assert [each["label"] for each in transfer.table(three).arguments["labels"]][1] == "Blobs seg, frozen"
+    assert [each["label"] for each in transfer.by_patient(three).arguments["labels"]][1] == "Blobs seg, frozen"
 
 
 def test_sources_are_those_of_the_places_there_are(run):

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
+from prr import dice
 from prr.errors import OptionError
+from prr.reuse import predict
 from prr.study import Experiment, architecture, figures, grid, stages
 from prr.study.jobs import closure
 from prr.study.models import TITLES
@@ -34,8 +36,8 @@ def made(shares=PAPER, noise=0.005, seeds=3, dice=(0.3, 0.9), apart=(0.1, 0.6), 
         for layer, patient in itertools.product(range(1, 21), range(6)):
             drop = (0 if layer <= round(20 * own) else cost) + rng.normal(0, noise)
             relative = 1.4 if cell[1] == "independent" else apart[at]
-            rows.append((*cell, seed, steps, layer, patient, dice[at] - drop, drop, relative))
-    columns = ["network", "start", "seed", "steps", "layer", "patient", "score", "drop", "relative"]
+            rows.append((*cell, seed, steps, layer, patient, 0.9 - drop, drop, relative, dice[at]))
+    columns = ["network", "start", "seed", "steps", "layer", "patient", "score", "drop", "relative", "dice"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -109,6 +111,19 @@ def test_only_the_target_place_is_needed(run):
 def test_one_seed_is_refused_for_it_has_no_other_to_begin_from():
     with pytest.raises(OptionError, match="stage_seeds=1: expected at least 2"):
         profile("smoke", stage_seeds=1)
+
+
+def test_the_dice_of_a_target_is_that_of_all_slices(run):
+    run = run.variant(stage_count=1)
+    table = run.result(stages.table(run))
+    labels, job = next(stages.pairs(run))
+    model, slices = (run.result(job.needs[name]) for name in ("target", "slices"))
+    part = slices.validation
+    found = dice(predict(model, part.images).argmax(1), part.masks, part.patient).query("`class` > 0")
+    expected = found.groupby("patient")["dice"].mean().mean()
+    own = (table["network"] == labels["network"]) & (table["seed"] == labels["seed"])
+    assert table.loc[own, "dice"].unique() == pytest.approx([expected])
+    assert len(table) == sum(len(run.result(each)) for _, each in stages.pairs(run))
 
 
 def test_the_job_gives_every_kernel_of_every_pair(run):

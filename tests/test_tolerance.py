@@ -3,6 +3,7 @@
 import ast
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -106,6 +107,6 @@ def controls() -> pd.DataFrame:
 def pairs() -> pd.DataFrame:
     """One pair of networks of two kernels."""
     row = {"network": "plain", "start": "shared", "source": "", "target_seed": 0, "source_seed": 0, "donor": "source",
-           "steps": "full", "dice": 0.9, "kind": "W", "relative": 1.0, "patient": 1, "score": 0.5}  # fmt: skip
+           "distance": np.nan, "dice": 0.9, "kind": "W", "relative": 1.0, "patient": 1, "score": 0.5}  # fmt: skip
     layers = ({"layer": layer, "name": f"c{layer}", "drop": drop} for layer, drop in ((1, 0.005), (2, 0.1)))
     return pd.DataFrame([row | each for each in layers])

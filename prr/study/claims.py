@@ -99,6 +99,8 @@ EVIDENCE: dict[str, Callable[[Run], Job]] = {
     "rmse_pspnet": lambda run: _each_seed(run, lambda each: measures.rmse(each, "pspnet")),
     "shift_unet": lambda run: _each_seed(run, lambda each: measures.shift_scale(each, "unet")),
     "shift_pspnet": lambda run: _each_seed(run, lambda each: measures.shift_scale(each, "pspnet")),
+    "changes_unet": lambda run: measures.shift_scale(run, "unet"),
+    "changes_pspnet": lambda run: measures.shift_scale(run, "pspnet"),
     "algebra_unet": lambda run: measures.algebra(run, "unet"),
     "branches_pspnet": lambda run: _each_seed(run, lambda each: measures.branches(each, "pspnet")),
     "pairs_unet": lambda run: sources.over_seeds(run, "unet"),
@@ -260,13 +262,14 @@ def rm_rv_matter(sweep_unet: pd.DataFrame, sweep_pspnet: pd.DataFrame) -> list[L
 
 
 def changes_conform(
-    sweep_unet: pd.DataFrame, sweep_pspnet: pd.DataFrame, shift_unet: pd.DataFrame, shift_pspnet: pd.DataFrame
+    sweep_unet: pd.DataFrame, sweep_pspnet: pd.DataFrame, changes_unet: pd.DataFrame, changes_pspnet: pd.DataFrame
 ) -> list[Leaf]:
     """Rank correlation over layers of the drop with the change, in each patient: strong enough to be seen."""
     found = {
-        f"{title}: the drops of {kind}": trend(by_layer(swept)[kind], _of_layers(shift, change, by_layer(swept)[kind]))
-        for title, (swept, shift) in _titled((sweep_unet, shift_unet), (sweep_pspnet, shift_pspnet))
+        f"{title}: the drops of {kind}": trend(drops, _of_layers(changes, change, drops))
+        for title, (swept, changes) in _titled((sweep_unet, changes_unet), (sweep_pspnet, changes_pspnet))
         for kind, change in CHANGES.items()
+        for drops in [by_layer(swept)[kind]]
     }
     return [
         above((f"{what} follow the change", f"{what} do not follow the change"), each, TOLERANCES["conform"])
@@ -295,11 +298,11 @@ def _larger(unet: pd.DataFrame, pspnet: pd.DataFrame, first: str, second: str, *
     ]
 
 
-def sensitivity_depth(sweep_unet: pd.DataFrame, shift_unet: pd.DataFrame) -> list[Leaf]:
+def sensitivity_depth(sweep_unet: pd.DataFrame, changes_unet: pd.DataFrame) -> list[Leaf]:
     found = {}
     for kind in ("RM", "RB"):
         drops = by_layer(sweep_unet)[kind]
-        shift = _of_layers(shift_unet, f"M{kind}", drops)
+        shift = _of_layers(changes_unet, f"M{kind}", drops)
         found[kind] = trend(drops / np.where(shift > 0, shift, np.nan), np.where(shift > 0, drops.columns, np.nan))
     return [
         below(tuple(f"the drop of {kind} per M{kind} {each} with depth" for each in ("falls", "grows")), estimate)
@@ -647,10 +650,9 @@ def _over_depth(swept: pd.DataFrame, kind: str) -> Estimate:
     return estimates(trend(drops, drops.columns).to_frame())[0]
 
 
-def _of_layers(shift: pd.DataFrame, column: str, drops: pd.DataFrame) -> np.ndarray:
-    """What `prr.shift_scale` says of the layers that are columns of `drops`, in the run's own seed: the first."""
-    own = shift[shift["seed"] == shift["seed"].iloc[0]].set_index("layer")
-    return own[column].reindex(drops.columns).to_numpy(dtype=float)
+def _of_layers(changes: pd.DataFrame, column: str, drops: pd.DataFrame) -> np.ndarray:
+    """What `prr.shift_scale` says of the layers that are columns of `drops`."""
+    return changes.set_index("layer")[column].reindex(drops.columns).to_numpy(dtype=float)
 
 
 def _share(holds: pd.Series, table: pd.DataFrame, comparisons: int = len(TITLES)) -> Estimate:

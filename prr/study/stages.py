@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from prr.metrics import crossed_interval
-from prr.study import grid, rules, transplants
+from prr.study import grid, measures, rules, standing, transplants
 from prr.study.backbones import ARCHITECTURES
 from prr.study.display import Words, ranged
-from prr.study.jobs import Job, stack
+from prr.study.jobs import Job, derived, stack
 from prr.study.run import Run
 from prr.verdict import SHARE
 
@@ -26,6 +26,7 @@ RATIO = 4  # of the steps of one stage to those of the one before
 STARTS = ("independent", "shared")
 FROM = {"independent": "from independent starts", "shared": "from a shared start"}
 PAIR = ["network", "start", "seed", "steps"]
+TARGET = ["network", "seed", "steps"]
 MOVED = 0.5  # of the distance at the last stage; two networks that are nearer to each other have hardly moved
 START, TRAINING = "start", "training"  # what is changed
 PASSES, FAILS, OPEN = "passes", "fails", "may pass or fail"
@@ -46,10 +47,23 @@ def table(run: Run) -> Job:
     """Transplants of every kernel in both networks, from either start, at every stage.
 
     Returns:
-        The job of DataFrame[network, start, seed, steps, kind, layer, name, patient, score, drop, rmse, relative], see
-        `transplants.drops`; start: of the source as the target sees it; seed: of the target.
+        The job of DataFrame[network, start, seed, steps, kind, layer, name, patient, score, drop, rmse, relative,
+        dice], see `transplants.drops`; start: of the source as the target sees it; seed: of the target; dice: of the
+        target on all slices of the validation patients, as everywhere where targets are held to a floor.
     """
-    return stack(pairs(run))
+    targets = {tuple(labels[name] for name in TARGET): None for labels, _ in pairs(run)}
+    small, dice = grid.scaled(run), []
+    for network, seed, steps in targets:
+        of = measures.dice(small, network, **grid.target(seed), steps=steps)
+        dice.append((dict(zip(TARGET, (network, seed, steps), strict=True)), of))
+    return run.job(weighed, drops=stack(pairs(run)), dice=stack(dice))
+
+
+@derived
+def weighed(drops: pd.DataFrame, dice: pd.DataFrame) -> pd.DataFrame:
+    """See `table`."""
+    reached = dice.groupby(TARGET).apply(standing.foreground).rename("dice")
+    return drops.join(reached, on=TARGET)
 
 
 def pairs(run: Run) -> Iterator[tuple[dict[str, Any], Job]]:
@@ -79,7 +93,6 @@ def by_seed(table: pd.DataFrame, tolerance: float) -> pd.DataFrame:
         tolerance.
     """
     known = table.dropna(subset="drop")
-    known = known.assign(dice=known["score"] + known["drop"])
     layers = known.groupby([*PAIR, "layer"], sort=False)[["dice", "relative", "drop"]].mean().reset_index()
     layers["passing"] = layers["drop"] <= tolerance
     columns = {name: (name, "mean") for name in ("dice", "relative", "passing", "drop")}
