@@ -189,7 +189,7 @@ def first_layer_pspnet(layer_1_pspnet: pd.DataFrame, tolerance: float) -> list[L
 def _first_layer(by_input: pd.DataFrame, tolerance: float) -> list[Leaf]:
     """W and RM under each normalisation; two trainings meet the same patients, so the limits are simultaneous."""
     part = by_input[by_input["kind"].isin(["W", "RM"])]
-    part = part.assign(kind=part["kind"] + " with input " + part["input"])
+    part = part.assign(kind="Input " + part["input"] + ": " + part["kind"])
     return layers(by_layer(part), dict.fromkeys(part["kind"].unique()), tolerance)
 
 

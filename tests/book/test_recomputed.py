@@ -220,7 +220,7 @@ def your_network(page):
     yield own[0], (layers["score"] + layers["drop"]).iloc[0]
     kernels = layers[layers["kind"].isin(["W", "LW"])]
     pattern = r"Of its (\d+) live kernels: (\d+) reusable, (\d+) undecided, (\d+) not reusable, "
-    pattern += rf"within a drop of {NUMBER}\. Its own score is [\d.]+ \(accuracy"  # of the digits, where they are judged
+    pattern += rf"within a drop of {NUMBER}\. Its own score is [\d.]+ \(accuracy"  # of digits, if they are judged
     for count, passed, unsure, failed, tolerance in page.said(pattern):
         passes, fails = kernels["high"] <= float(tolerance), kernels["low"] > float(tolerance)
         yield from zip((count, passed, failed), (len(kernels), passes.sum(), fails.sum()), strict=True)
