@@ -677,7 +677,10 @@ def test_the_gap_of_two_scores_is_a_jackknife_over_groups_by_hand():
     rng, groups = np.random.default_rng(0), pd.Series(np.repeat(range(5), 4))
     truth = pd.Series(rng.normal(size=20))
     first, second = (truth + noise * rng.normal(size=20) for noise in (0.5, 2))
-    rho = lambda score, kept: stats.spearmanr(score[kept], truth[kept]).statistic  # noqa: E731
+
+    def rho(score, kept):
+        return stats.spearmanr(score[kept], truth[kept]).statistic
+
     whole = rho(first, slice(None)) - rho(second, slice(None))
     left = [rho(first, groups != g) - rho(second, groups != g) for g in range(5)]
     half = stats.t.ppf(0.975, 4) * stats.sem(5 * whole - 4 * np.array(left))
